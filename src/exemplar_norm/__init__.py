@@ -1,0 +1,1 @@
+"""Exemplar Normalization and its family."""
