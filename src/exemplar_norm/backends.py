@@ -1,0 +1,57 @@
+"""Which form of the layers runs: plain autograd, or own backward passes over native primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Backend = Literal["auto", "reference", "eager"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+# One value for the process, not a context variable: autograd and data-parallel threads must see it too.
+_active: str = "auto"
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Choose the form in which the layers of the family run, for the length of a `with` block.
+
+    Args:
+        name: "reference" is plain differentiable PyTorch, the only form with double backward and the
+            oracle of the others. "eager" keeps X as its only activation and runs its own backward on
+            native primitives. "auto" (the default) takes "eager" in ordinary training and evaluation,
+            and "reference" where something has to see through the layer: `torch.func`, forward-mode
+            differentiation, `torch.jit.trace`, tensor subclasses, the meta device. Under `torch.compile` and
+            `torch.export` every name means the plain form, which the compiler fuses by itself.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    global _active
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    previous, _active = _active, name
+    try:
+        yield
+    finally:
+        _active = previous
+
+
+def use_reference(x: Tensor) -> bool:
+    """Whether the plain form has to run for this input, here and now."""
+    # The compiler is asked first, so that it never traces the questions that follow.
+    if torch.compiler.is_compiling():
+        return True
+    if _active != "auto":
+        return _active == "reference"
+    return bool(
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or x.is_meta
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    )

@@ -1,0 +1,120 @@
+"""What every layer of the family shares: the passes, the checks of the input, the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from exemplar_norm.moments import Moments, moment_norm
+from exemplar_norm.normalizers import RunningStatistics, Statistics, check_normalizers, group_statistics, pool
+
+
+class MomentLayer(RunningStatistics):
+    """A normalization layer that is a map from instance moments to a scale and a shift.
+
+    A subclass sets `ranks`, registers its parameters and writes `coefficients`.
+
+    Args:
+        num_features: C, the size of dimension 1 of the input.
+        normalizers: the K normalizers to mix, of "in", "ln", "bn", "gn".
+        groups: groups of "gn"; it has to divide C where "gn" is among them.
+        eps: added to every variance.
+        momentum: of the running averages of "bn"; None for the cumulative average.
+        device: where buffers are created.
+        dtype: of the buffers.
+
+    Shape: (N, C, *spatial) → the same.
+
+    Raises:
+        ValueError: an argument, or an input's rank, channels or dtype, is not as expected.
+    """
+
+    ranks: ClassVar[tuple[int, ...]] = ()
+    """Accepted ranks of the input; empty for any from 2."""
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str],
+        *,
+        groups: int = 32,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = check_positive("num_features", num_features)
+        self.normalizers = check_normalizers(normalizers)
+        self.groups = check_positive("groups", groups)
+        if "gn" in self.normalizers and num_features % groups:
+            raise ValueError(f"groups: expected a divisor of num_features = {num_features}, got {groups}")
+        if not eps >= 0:
+            raise ValueError(f"eps: expected a number that is not negative, got {eps!r}")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum: expected a number in [0, 1] or None, got {momentum!r}")
+        self.eps = eps
+        self.momentum = momentum
+        if "bn" in self.normalizers:
+            self._register_running_statistics(device, dtype)
+
+    def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Map the moments to (A, B), each (N, C)."""
+        raise NotImplementedError(f"{type(self).__name__} has to define coefficients(moments)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` (N, C, *spatial)."""
+        self._check_input(x)
+        return moment_norm(x, self.coefficients)
+
+    def statistics(self, moments: Moments) -> Statistics:
+        """(μ, σ²) of every normalizer, each (N, K, C)."""
+        mean, var, _ = moments
+        pairs = []
+        for name in self.normalizers:
+            if name == "in":
+                pairs.append((mean, var))
+            elif name == "ln":
+                pairs.append(pool(mean, var, 1))
+            elif name == "gn":
+                pairs.append(group_statistics(mean, var, self.groups))
+            else:
+                pairs.append(self.batch_statistics(moments))
+        mu, sigma2 = zip(*pairs, strict=True)
+        shape = mean.shape
+        return (
+            torch.stack([m.expand(shape) for m in mu], 1),
+            torch.stack([s.expand(shape) for s in sigma2], 1),
+        )
+
+    def _check_input(self, x: Tensor) -> None:
+        ranks = self.ranks
+        if x.dim() not in ranks if ranks else x.dim() < 2:
+            wanted = " or ".join(f"{r}" for r in ranks) if ranks else "2 or more"
+            raise ValueError(
+                f"{type(self).__name__}: expected an input of {wanted} dimensions, (N, C, *spatial), "
+                f"got shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: expected {self.num_features} channels in dimension 1, "
+                f"got {x.shape[1]} (shape {tuple(x.shape)})"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"{type(self).__name__}: expected a floating-point input, got {x.dtype}")
+
+    def extra_repr(self) -> str:
+        """The arguments, as `print(model)` shows them."""
+        groups = f", groups={self.groups}" if "gn" in self.normalizers else ""
+        names = "+".join(self.normalizers)
+        return f"{self.num_features}, {names}{groups}, eps={self.eps}, momentum={self.momentum}"
+
+
+def check_positive(name: str, value: int) -> int:
+    """Return `value`; ValueError if it is not a positive whole number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
+    return value

@@ -1,0 +1,199 @@
+"""The layers: each is its map (m, v) ↦ (A, B) and the parameters of that map.
+
+Legend: N samples, C channels, K normalizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from exemplar_norm.base import MomentLayer, check_positive
+from exemplar_norm.gate import Gate, largest_divisor
+from exemplar_norm.moments import Moments
+
+DEFAULT_NORMALIZERS = ("in", "ln", "bn")
+
+
+class ExemplarNorm(MomentLayer):
+    """Exemplar Normalization: every sample mixes the normalizers in its own ratio.
+
+    Y = Σ_k [ γ_k · λ_k · (X − μ_k) / sqrt(σ²_k + ε) + β_k ],    λ = gate(m, v) per sample
+
+    The gate sees the pooled input m through every normalizer, x̂_k = (m − μ_k) / sqrt(σ²_k + ε). For "in"
+    that row is zero by definition; `descriptor="mean_std"` lets it speak too, by appending
+    sqrt((v + ε) / (σ²_k + ε)). β_k stands outside λ, as in the published equation.
+
+    Parameters: `weight` γ (K, C) of ones, `bias` β (K, C) of zeros, `gate`; with "bn" the buffers of
+    `nn.BatchNorm2d`.
+
+    Args:
+        num_features: C, the size of dimension 1 of the input.
+        normalizers: the K normalizers, of "in", "ln", "bn", "gn".
+        reduction: r of the gate; where C is not a multiple of it, the largest divisor of C below it.
+        hidden: width of the gate's hidden layer.
+        groups: groups of "gn"; it has to divide C where "gn" is among the normalizers.
+        descriptor: what the gate sees: "mean" (published) or "mean_std" (our extension).
+        eps: ε.
+        momentum: of the running averages of "bn"; None for the cumulative average.
+        device: where parameters are created.
+        dtype: of the parameters.
+
+    Shape: (N, C, *spatial) → the same, in the input's dtype and memory format.
+
+    Raises:
+        ValueError: an argument, or an input's rank, channels or dtype, is not as expected.
+
+    Source: Zhang et al., *Exemplar Normalization for Learning Deep Representation*, CVPR 2020,
+    arXiv:2003.08761, as we read the paper.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str] = DEFAULT_NORMALIZERS,
+        *,
+        reduction: int = 32,
+        hidden: int = 50,
+        groups: int = 32,
+        descriptor: str = "mean",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, normalizers, groups=groups, eps=eps, momentum=momentum, device=device, dtype=dtype
+        )
+        if descriptor not in ("mean", "mean_std"):
+            raise ValueError(f'descriptor: expected "mean" or "mean_std", got {descriptor!r}')
+        check_positive("hidden", hidden)
+        self.descriptor = descriptor
+        self.reduction = largest_divisor(num_features, check_positive("reduction", reduction))
+        K = len(self.normalizers)
+        self.weight = nn.Parameter(torch.ones(K, num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(K, num_features, device=device, dtype=dtype))
+        channels = num_features * (2 if descriptor == "mean_std" else 1)
+        self.gate = Gate(channels, K, self.reduction, hidden, device=device, dtype=dtype)
+
+    def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """A = Σ_k γ_k λ_k / sqrt(σ²_k + ε), B = Σ_k γ_k λ_k x̂_k + Σ_k β_k."""
+        mean, var = moments.mean.unsqueeze(1), moments.var.unsqueeze(1)
+        mu_NKC, sigma2_NKC = self.statistics(moments)
+        rstd_NKC = torch.rsqrt(sigma2_NKC + self.eps)
+        normed_NKC = (mean - mu_NKC) * rstd_NKC
+        ratio_NK = self.gate(self._describe(normed_NKC, var, rstd_NKC))
+        weight_NKC = ratio_NK.unsqueeze(2) * self.weight.to(mean.dtype)
+        scale = (weight_NKC * rstd_NKC).sum(1)
+        shift = (weight_NKC * normed_NKC).sum(1) + self.bias.to(mean.dtype).sum(0)
+        return scale, shift
+
+    def _describe(self, normed_NKC: Tensor, var_N1C: Tensor, rstd_NKC: Tensor) -> Tensor:
+        if self.descriptor == "mean":
+            return normed_NKC
+        return torch.cat([normed_NKC, torch.sqrt(var_N1C + self.eps) * rstd_NKC], 2)
+
+    def extra_repr(self) -> str:
+        """The arguments, as `print(model)` shows them."""
+        descriptor = "" if self.descriptor == "mean" else f", descriptor={self.descriptor}"
+        return f"{super().extra_repr()}, reduction={self.reduction}{descriptor}"
+
+
+class SwitchNorm(MomentLayer):
+    """Switchable Normalization: one mixture for all samples, of means and of variances separately.
+
+    Y = γ · (X − Σ_k w_k μ_k) / sqrt(Σ_k w'_k σ²_k + ε) + β,
+    w = softmax(mean_weight),  w' = softmax(var_weight)
+
+    Parameters: `weight` γ (C) of ones, `bias` β (C) of zeros, `mean_weight` (K) and `var_weight` (K) of
+    ones; with "bn" the buffers of `nn.BatchNorm2d`. Variances are biased, and running averages are PyTorch's;
+    the public code differs in both.
+
+    Args:
+        num_features: C, the size of dimension 1 of the input.
+        normalizers: the K normalizers, of "in", "ln", "bn", "gn".
+        groups: groups of "gn"; it has to divide C where "gn" is among the normalizers.
+        eps: ε.
+        momentum: of the running averages of "bn"; None for the cumulative average.
+        device: where parameters are created.
+        dtype: of the parameters.
+
+    Shape: (N, C, *spatial) → the same, in the input's dtype and memory format.
+
+    Raises:
+        ValueError: an argument, or an input's rank, channels or dtype, is not as expected.
+
+    Source: Luo et al., *Differentiable Learning-to-Normalize via Switchable Normalization*, ICLR 2019,
+    arXiv:1806.10779.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str] = DEFAULT_NORMALIZERS,
+        *,
+        groups: int = 32,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, normalizers, groups=groups, eps=eps, momentum=momentum, device=device, dtype=dtype
+        )
+        K = len(self.normalizers)
+        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        self.mean_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
+
+    def mixture(self) -> tuple[Tensor, Tensor]:
+        """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
+        return torch.softmax(self.mean_weight, 0), torch.softmax(self.var_weight, 0)
+
+    def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """A = γ / sqrt(Σ_k w'_k σ²_k + ε), B = A · (m − Σ_k w_k μ_k) + β."""
+        mean = moments.mean
+        mu_NKC, sigma2_NKC = self.statistics(moments)
+        mean_weight, var_weight = (w.to(mean.dtype).unsqueeze(1) for w in self.mixture())
+        mu, sigma2 = (mean_weight * mu_NKC).sum(1), (var_weight * sigma2_NKC).sum(1)
+        scale = self.weight.to(mean.dtype) * torch.rsqrt(sigma2 + self.eps)
+        return scale, torch.addcmul(self.bias.to(mean.dtype), scale, mean - mu)
+
+
+class ExemplarNorm1d(ExemplarNorm):
+    """`ExemplarNorm` for inputs (N, C) and (N, C, L)."""
+
+    ranks = (2, 3)
+
+
+class ExemplarNorm2d(ExemplarNorm):
+    """`ExemplarNorm` for inputs (N, C, H, W)."""
+
+    ranks = (4,)
+
+
+class ExemplarNorm3d(ExemplarNorm):
+    """`ExemplarNorm` for inputs (N, C, D, H, W)."""
+
+    ranks = (5,)
+
+
+class SwitchNorm1d(SwitchNorm):
+    """`SwitchNorm` for inputs (N, C) and (N, C, L)."""
+
+    ranks = (2, 3)
+
+
+class SwitchNorm2d(SwitchNorm):
+    """`SwitchNorm` for inputs (N, C, H, W)."""
+
+    ranks = (4,)
+
+
+class SwitchNorm3d(SwitchNorm):
+    """`SwitchNorm` for inputs (N, C, D, H, W)."""
+
+    ranks = (5,)

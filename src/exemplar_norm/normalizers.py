@@ -1,0 +1,98 @@
+"""IN, LN, GN and BN as statistics (μ, σ²) computed from instance moments alone, and BN's running averages.
+
+With m, v the mean and biased variance of each channel of each sample, pooling both over a set of
+(sample, channel) pairs gives that set's exact mean and biased variance:
+
+    μ = mean(m),    σ² = mean(v) + mean((m − μ)²)
+
+The set is one pair for `in`, a sample's channels for `ln`, a group of them for `gn`, a channel's samples
+for `bn`. Nothing here cancels, however large the mean is against the deviation.
+
+Legend: N samples, C channels, G groups, K normalizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from exemplar_norm.moments import Moments
+
+Normalizer = Literal["in", "ln", "bn", "gn"]
+NORMALIZERS: tuple[str, ...] = get_args(Normalizer)
+
+Statistics = tuple[Tensor, Tensor]
+
+
+def check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
+    """Return the names as a tuple; ValueError if one is unknown or repeated, or there is none."""
+    choices = f"one or more of {', '.join(NORMALIZERS)}, each at most once"
+    names = (normalizers,) if isinstance(normalizers, str) else tuple(normalizers)
+    if not names or any(name not in NORMALIZERS for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"normalizers: expected {choices}, got {', '.join(map(repr, names)) or 'none'}")
+    return names
+
+
+def pool(mean: Tensor, var: Tensor, dim: int) -> Statistics:
+    """Mean and biased variance of the union of equally large sets, given those of each set along `dim`."""
+    mu = mean.mean(dim, keepdim=True)
+    return mu, var.mean(dim, keepdim=True) + (mean - mu).square().mean(dim, keepdim=True)
+
+
+def group_statistics(mean_NC: Tensor, var_NC: Tensor, groups: int) -> Statistics:
+    """GN's statistics, repeated over the channels of each group: (N, C) each."""
+    shape_NGD = (mean_NC.shape[0], groups, -1)
+    mu_NG1, var_NG1 = pool(mean_NC.reshape(shape_NGD), var_NC.reshape(shape_NGD), 2)
+    size = mean_NC.shape[1] // groups
+    return mu_NG1.expand(-1, -1, size).flatten(1), var_NG1.expand(-1, -1, size).flatten(1)
+
+
+class RunningStatistics(nn.Module):
+    """BN's statistics: of the batch in training, running averages in evaluation, as in `nn.BatchNorm2d`.
+
+    A base of the layers, so that the buffers carry BatchNorm's names: `running_mean`, `running_var`
+    (unbiased), `num_batches_tracked`. `momentum=None` keeps the cumulative average. A batch that holds one
+    value per channel moves `running_mean` only: its variance estimate would be 0.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float | None
+    num_features: int
+
+    def _register_running_statistics(
+        self, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        self.register_buffer("running_mean", torch.zeros(self.num_features, device=device, dtype=dtype))
+        self.register_buffer("running_var", torch.ones(self.num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=device))
+
+    def batch_statistics(self, moments: Moments) -> Statistics:
+        """(μ, σ²), each (1, C): the batch's in training (the averages move), else the running ones."""
+        mean, var, positions = moments
+        if not self.training:
+            return self.running_mean.to(mean.dtype)[None], self.running_var.to(mean.dtype)[None]
+        if mean.shape[0] == 0:
+            raise ValueError("bn statistics in training: expected at least one sample, got an empty batch")
+        mu, sigma2 = pool(mean, var, 0)
+        self._update_running_statistics(mu[0], sigma2[0], mean.shape[0] * positions)
+        return mu, sigma2
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mu: Tensor, sigma2: Tensor, count: int) -> None:
+        self.num_batches_tracked.add_(1)
+        # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
+        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
+        _move(self.running_mean, mu, factor)
+        if count > 1:
+            _move(self.running_var, sigma2 * (count / (count - 1)), factor)
+
+
+def _move(average: Tensor, value: Tensor, factor: float | Tensor) -> None:
+    """Set average to (1 − factor) · average + factor · value, in the precision of `value`."""
+    current = average.to(value.dtype)
+    average.copy_(current + factor * (value.detach() - current))

@@ -1,0 +1,40 @@
+"""The passes over X, in portable PyTorch: the definition that faster forms are checked against.
+
+Legend: N samples, C channels, S positions. x_NCS is a view of X in either dense layout; statistics and
+coefficients are (N, C), all in one dtype. `out` has the layout of X.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over positions: m = Σ x / S, v = Σ (x − m)² / S, never E[x²] − E[x]²."""
+    var_NC, mean_NC = torch.var_mean(x_NCS, 2, correction=0)
+    return mean_NC, var_NC
+
+
+def affine(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
+    """Y = A ⊙ (X − m) + B. Centred first, so that a large mean over a small variance costs no digits."""
+    torch.sub(x_NCS, mean_NC[..., None], out=out).mul_(scale_NC[..., None]).add_(shift_NC[..., None])
+
+
+def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """(Σ dY ⊙ (X − m), Σ dY) over positions: the gradients that arrive at A and B."""
+    return (x_NCS - mean_NC[..., None]).mul_(dy_NCS).sum(2), dy_NCS.sum(2)
+
+
+def input_grad(
+    dy_NCS: Tensor,
+    x_NCS: Tensor,
+    mean_NC: Tensor,
+    scale_NC: Tensor,
+    slope_NC: Tensor,
+    offset_NC: Tensor,
+    out: Tensor,
+) -> None:
+    """DX = A ⊙ dY + slope ⊙ (X − m) + offset, with slope = 2 g_v / S and offset = g_m / S."""
+    affine(x_NCS, mean_NC, slope_NC, offset_NC, out)
+    out.addcmul_(dy_NCS, scale_NC[..., None])

@@ -1,0 +1,93 @@
+"""The same passes on CPU, from the native primitives that run at memory speed there.
+
+X seen as (1, N·C, S) turns the BatchNorm kernels into per-sample, per-channel ones; in channels-last
+layout they run a sample at a time. Legend and definitions: `passes`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from exemplar_norm import passes
+
+_aten = torch.ops.aten
+
+# |A·m| up to which A·X + (B − A·m) is used for A·(X − m) + B: rounding then adds at most about
+# 64 · 2⁻²⁴ ≈ 4e-6 in float32, below what BatchNorm itself leaves. Beyond it X is centred first.
+_MAX_UNCENTRED = 64.0
+
+
+def _rows(x_NCS: Tensor) -> Tensor:
+    return x_NCS.view(1, -1, x_NCS.shape[2])
+
+
+def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    """See `passes.moments`."""
+    N, C, S = x_NCS.shape
+    if x_NCS.is_contiguous():
+        # eps = 0: the reciprocal standard deviation gives the variance back (0 for a constant channel).
+        _, mean_NC, rstd_NC = torch.native_group_norm(x_NCS, None, None, N, C, S, C, 0.0)
+        return mean_NC.view(N, C), rstd_NC.view(N, C).square_().reciprocal_()
+    pairs = [torch.batch_norm_update_stats(x_1CS, None, None, 0.0) for x_1CS in x_NCS.split(1)]
+    means, variances = zip(*pairs, strict=True)
+    return torch.stack(means), torch.stack(variances)
+
+
+def affine(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
+    """See `passes.affine`."""
+    form = passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
+    form(x_NCS, mean_NC, scale_NC, shift_NC, out)
+
+
+def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
+    return float(torch.linalg.vector_norm(mean_NC * scale_NC, float("inf"))) > _MAX_UNCENTRED
+
+
+def _affine_uncentred(
+    x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor
+) -> None:
+    if not x_NCS.is_contiguous():
+        intercept_NC = torch.addcmul(shift_NC, scale_NC, mean_NC, value=-1)
+        torch.addcmul(intercept_NC[..., None], x_NCS, scale_NC[..., None], out=out)
+        return
+    mean, none = mean_NC.flatten(), x_NCS.new_empty(0)
+    # BatchNorm in evaluation, with these coefficients for weight and bias and a variance of one.
+    _aten.native_batch_norm.out(
+        _rows(x_NCS), scale_NC.flatten(), shift_NC.flatten(), mean, torch.ones_like(mean), False, 0.0, 0.0,
+        out=_rows(out), save_mean=none, save_invstd=none.clone(),
+    )  # fmt: skip
+
+
+def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """See `passes.reduce`."""
+    if x_NCS.is_contiguous():
+        dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
+        return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
+    samples = zip(dy_NCS.split(1), x_NCS.split(1), mean_NC, strict=True)
+    dscales, dshifts = zip(*(_batch_norm_reduce(*sample) for sample in samples), strict=True)
+    return torch.stack(dscales), torch.stack(dshifts)
+
+
+def _batch_norm_reduce(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """BatchNorm's weight and bias gradients at unit variance, its input gradient left out."""
+    one = torch.ones_like(mean)
+    _, dscale, dshift = _aten.native_batch_norm_backward(
+        dy, x, one, None, None, mean, one, True, 0.0, [False, True, True]
+    )
+    return dscale, dshift
+
+
+def input_grad(
+    dy_NCS: Tensor,
+    x_NCS: Tensor,
+    mean_NC: Tensor,
+    scale_NC: Tensor,
+    slope_NC: Tensor,
+    offset_NC: Tensor,
+    out: Tensor,
+) -> None:
+    """See `passes.input_grad`."""
+    form = passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
+    form(x_NCS, mean_NC, slope_NC, offset_NC, out)
+    out.addcmul_(dy_NCS, scale_NC[..., None])
