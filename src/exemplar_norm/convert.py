@@ -133,7 +133,7 @@ def _replacement(
     if lost:
         raise ValueError(
             f"{name or 'model'}: expected a {type(old).__name__} without hooks and parametrizations, which "
-            f"its replacement would lose, got {', '.join(lost)}: remove them first, or name the layer in skip="
+            f"its replacement would lose, got {', '.join(lost)}: remove them first, or use skip="
         )
     new = make(source)
     device, dtype = placement(old, model)

@@ -73,7 +73,7 @@ def _reference(x: Tensor, coefficients: Coefficients) -> Tensor:
 
 def _call(coefficients: Coefficients, moments: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
     """The small map, kept in its own precision: autocast must not enter it."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return coefficients(moments)
     with torch.autocast(x.device.type, enabled=False):
         return coefficients(moments)

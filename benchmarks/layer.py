@@ -1,0 +1,100 @@
+"""Forward and backward of one layer against BatchNorm: time, peak memory, bytes saved for backward.
+
+    python -m benchmarks.layer [--rounds 31] [--batch 32] [--shapes 64x56 256x28 …]
+
+One thread, candidates interleaved in one process, float32, both memory formats; the shapes are those of
+ResNet-50 at 224². Prints ratios to BatchNorm and writes results/layer.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.candidates import CANDIDATES, training_pass
+from benchmarks.measure import interleaved, markdown, peak_bytes, saved_bytes, summary, write_result
+
+# Channels × height (= width) of the normalization layers of ResNet-50.
+SHAPES = ("64x112", "64x56", "256x56", "128x28", "512x28", "256x14", "1024x14", "512x7", "2048x7")
+FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+SELDOM = frozenset({"EN textbook"})
+BASELINE = next(iter(CANDIDATES))
+
+
+def measure_shape(channels: int, size: int, batch: int, layout: str, rounds: int) -> list[dict[str, Any]]:
+    """Rows, one a candidate, for inputs (batch, channels, size, size) in a memory format."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, channels, size, size)
+    x, dy = (torch.randn(shape, generator=generator).to(memory_format=FORMATS[layout]) for _ in range(2))
+    x.requires_grad_()
+    layers = {name: build(channels) for name, build in CANDIDATES.items()}
+    runs = {name: training_pass(layer, x, dy) for name, layer in layers.items()}
+    seconds = interleaved(runs, rounds, SELDOM)
+    x_bytes = x.untyped_storage().nbytes()
+    rows: list[dict[str, Any]] = []
+    for name, layer in layers.items():
+        saved = saved_bytes(partial(layer, x), list(layer.parameters()))
+        rows.append(
+            {
+                "channels": channels, "size": size, "batch": batch, "layout": layout, "candidate": name,
+                **summary(seconds[name]),
+                "saved": saved / x_bytes, "peak": peak_bytes(runs[name]) / x_bytes,
+            }
+        )  # fmt: skip
+    for row in rows:
+        row["ratio"] = row["ms"] / rows[0]["ms"]
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: a line a shape, time NCHW / NHWC in multiples of BatchNorm's."""
+    cells = {(r["channels"], r["size"], r["layout"], r["candidate"]): r for r in rows}
+    shapes = dict.fromkeys((r["channels"], r["size"], r["batch"]) for r in rows)
+    names = [name for name in CANDIDATES if name != BASELINE]
+    layouts = list(dict.fromkeys(r["layout"] for r in rows))
+    lines = []
+    for channels, size, batch in shapes:
+        baseline = " / ".join(f"{cells[channels, size, lay, BASELINE]['ms']:.1f}" for lay in layouts)
+        ratios = [
+            " / ".join(f"{cells[channels, size, lay, name]['ratio']:.2f}" for lay in layouts)
+            for name in names
+        ]
+        lines.append([f"{batch}×{channels}×{size}²", baseline, *ratios])
+    layout = " / ".join(layouts)
+    header = ["input", f"{BASELINE}, ms ({layout})", *(f"{name}, × {BASELINE}" for name in names)]
+    memory = [
+        [
+            f"{name}",
+            *(f"{max(r[key] for r in rows if r['candidate'] == name):.2f}" for key in ("saved", "peak")),
+        ]
+        for name in CANDIDATES
+    ]
+    largest = markdown(["largest over the shapes", "saved bytes / X", "peak bytes / X"], memory)
+    return f"{markdown(header, lines)}\n\n{largest}"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="CxS")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for shape in args.shapes:
+        channels, size = (int(number) for number in shape.split("x"))
+        for layout in FORMATS:
+            rows += measure_shape(channels, size, args.batch, layout, args.rounds)
+            line = ", ".join(f"{r['candidate']} {r['ratio']:.2f}" for r in rows[-len(CANDIDATES) :])
+            print(f"{shape} {layout}: {line}", flush=True)
+    print(f"\n{table(rows)}\n\nwritten: {write_result('layer', rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Measuring: interleaved times, peak and saved bytes, and what machine it was."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RESULTS = Path(__file__).parent / "results"
+Runs = Mapping[str, Callable[[], Any]]
+
+
+def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -> dict[str, list[float]]:
+    """Seconds of each run, all taken in turn so that drift of the machine hits all alike.
+
+    The order turns round in every round. Runs named in `seldom`, too slow for it, take part in every sixth.
+    """
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds):
+        for name in sorted(runs, key=list(runs).index, reverse=bool(turn % 2)):
+            if name in seldom and turn % 6:
+                continue
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median, 20th and 80th percentile in milliseconds."""
+    deciles = statistics.quantiles(seconds, n=10, method="inclusive")
+    return {"ms": statistics.median(seconds) * 1e3, "p20": deciles[1] * 1e3, "p80": deciles[7] * 1e3}
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Most memory that `run` held at once beyond what was there before, from the allocator's own record."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    profiler = profile.profiler
+    if profiler is None:
+        raise RuntimeError("the profiler left no record")
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def saved_bytes(forward: Callable[[], Any], parameters: list[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass, each storage once, parameters left out."""
+    known = {p.untyped_storage().data_ptr() for p in parameters}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    del output
+    return sum(storages.values())
+
+
+def machine() -> dict[str, Any]:
+    """Hardware, versions and date that a figure belongs to."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write_result(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows with the machine's description to results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    return path
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
