@@ -1,27 +1,37 @@
 """Exemplar Normalization and its family: drop-in normalization layers for PyTorch."""
 
 from exemplar_norm.backends import backend
+from exemplar_norm.conditional import ConditionalNorm1d, ConditionalNorm2d, ConditionalNorm3d
 from exemplar_norm.convert import convert_norm
-from exemplar_norm.layers import (
-    ExemplarNorm1d,
-    ExemplarNorm2d,
-    ExemplarNorm3d,
+from exemplar_norm.exemplar import ExemplarNorm1d, ExemplarNorm2d, ExemplarNorm3d
+from exemplar_norm.ratios import record_ratios
+from exemplar_norm.registry import NORMS
+from exemplar_norm.switch import (
+    SparseSwitchNorm1d,
+    SparseSwitchNorm2d,
+    SparseSwitchNorm3d,
     SwitchNorm1d,
     SwitchNorm2d,
     SwitchNorm3d,
+    set_sparsity,
 )
-from exemplar_norm.ratios import record_ratios
-from exemplar_norm.registry import NORMS
 
 __all__ = [
     "NORMS",
+    "ConditionalNorm1d",
+    "ConditionalNorm2d",
+    "ConditionalNorm3d",
     "ExemplarNorm1d",
     "ExemplarNorm2d",
     "ExemplarNorm3d",
+    "SparseSwitchNorm1d",
+    "SparseSwitchNorm2d",
+    "SparseSwitchNorm3d",
     "SwitchNorm1d",
     "SwitchNorm2d",
     "SwitchNorm3d",
     "backend",
     "convert_norm",
     "record_ratios",
+    "set_sparsity",
 ]

@@ -7,9 +7,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from exemplar_norm.moments import Moments, moment_norm
 from exemplar_norm.normalizers import RunningStatistics, Statistics, check_normalizers, group_statistics, pool
+
+DEFAULT_NORMALIZERS = ("in", "ln", "bn")
+"""The mixture of the SN and EN papers."""
 
 
 class MomentLayer(RunningStatistics):
@@ -23,6 +27,8 @@ class MomentLayer(RunningStatistics):
         groups: groups of "gn"; it has to divide C where "gn" is among them.
         eps: added to every variance.
         momentum: of the running averages of "bn"; None for the cumulative average.
+        sync: whether "bn" spans all ranks of `process_group` in training.
+        process_group: those ranks; None for all.
         device: where buffers are created.
         dtype: of the buffers.
 
@@ -43,6 +49,8 @@ class MomentLayer(RunningStatistics):
         groups: int = 32,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        sync: bool = False,
+        process_group: ProcessGroup | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -58,6 +66,8 @@ class MomentLayer(RunningStatistics):
             raise ValueError(f"momentum: expected a number in [0, 1] or None, got {momentum!r}")
         self.eps = eps
         self.momentum = momentum
+        self.sync = sync
+        self.process_group = process_group
         if "bn" in self.normalizers:
             self._register_running_statistics(device, dtype)
 
@@ -110,7 +120,8 @@ class MomentLayer(RunningStatistics):
         """The arguments, as `print(model)` shows them."""
         groups = f", groups={self.groups}" if "gn" in self.normalizers else ""
         names = "+".join(self.normalizers)
-        return f"{self.num_features}, {names}{groups}, eps={self.eps}, momentum={self.momentum}"
+        sync = ", sync=True" if self.sync else ""
+        return f"{self.num_features}, {names}{groups}, eps={self.eps}, momentum={self.momentum}{sync}"
 
 
 def check_positive(name: str, value: int) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.gate import largest_divisor
-from exemplar_norm.layers import ExemplarNorm
 from exemplar_norm.registry import NORMS
 from exemplar_norm.sources import Source, attachments, is_other_norm, placement, read_source
 

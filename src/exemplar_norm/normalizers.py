@@ -18,8 +18,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from exemplar_norm.moments import Moments
+from exemplar_norm.sync import pool_ranks, ranks_of
 
 Normalizer = Literal["in", "ln", "bn", "gn"]
 NORMALIZERS: tuple[str, ...] = get_args(Normalizer)
@@ -63,6 +65,8 @@ class RunningStatistics(nn.Module):
     num_batches_tracked: Tensor
     momentum: float | None
     num_features: int
+    sync: bool
+    process_group: ProcessGroup | None
 
     def _register_running_statistics(
         self, device: torch.device | str | None, dtype: torch.dtype | None
@@ -76,20 +80,35 @@ class RunningStatistics(nn.Module):
         mean, var, positions = moments
         if not self.training:
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(mean.dtype)[None]
-        if mean.shape[0] == 0:
-            raise ValueError("bn statistics in training: expected at least one sample, got an empty batch")
-        mu, sigma2 = pool(mean, var, 0)
-        self._update_running_statistics(mu[0], sigma2[0], mean.shape[0] * positions)
+        count: int | Tensor = mean.shape[0] * positions
+        if self.sync and ranks_of(self.process_group) > 1:
+            mu, sigma2, count = pool_ranks(mean, var, positions, self.process_group)
+        elif count == 0:
+            raise ValueError("bn statistics in training: expected at least one value, got an empty batch")
+        else:
+            mu, sigma2 = pool(mean, var, 0)
+        self._update_running_statistics(mu[0], sigma2[0], count)
         return mu, sigma2
 
     @torch.no_grad()
-    def _update_running_statistics(self, mu: Tensor, sigma2: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mu: Tensor, sigma2: Tensor, count: int | Tensor) -> None:
+        if _is_recomputation():
+            return
         self.num_batches_tracked.add_(1)
         # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
         factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
         _move(self.running_mean, mu, factor)
-        if count > 1:
+        if isinstance(count, Tensor):
+            # The count over ranks lives on the device: no branch on it, which would wait for the device.
+            unbiased = torch.where(count > 1, sigma2 * (count / (count - 1)), self.running_var)
+            _move(self.running_var, unbiased, factor)
+        elif count > 1:
             _move(self.running_var, sigma2 * (count / (count - 1)), factor)
+
+
+def _is_recomputation() -> bool:
+    """Whether this forward runs inside a backward: activation checkpointing has counted the batch already."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _move(average: Tensor, value: Tensor, factor: float | Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from exemplar_norm.layers import ExemplarNorm
+from exemplar_norm.exemplar import ExemplarNorm
 
 # What wrappers put in front of or between the names of a network's modules.
 _WRAPPERS = ("module", "_orig_mod")

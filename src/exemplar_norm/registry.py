@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exemplar_norm import layers
+from exemplar_norm import conditional, exemplar, switch
 
 # Spatial dimensions of the class's name → class; None for a class that takes inputs of any rank.
 ByDims = dict[int | None, Callable[..., nn.Module]]
@@ -90,9 +90,27 @@ NORMS: dict[str, NormBuilder] = {
         NormBuilder("in", _INSTANCE_NORM, ("eps",), affine=True),
         NormBuilder("ln", _GROUP_NORM, ("eps",), groups=1),
         NormBuilder("gn", _GROUP_NORM, ("groups", "eps")),
-        _family("sn", layers.SwitchNorm, layers.SwitchNorm1d, layers.SwitchNorm2d, layers.SwitchNorm3d),
+        _family("sn", switch.SwitchNorm, switch.SwitchNorm1d, switch.SwitchNorm2d, switch.SwitchNorm3d),
         _family(
-            "en", layers.ExemplarNorm, layers.ExemplarNorm1d, layers.ExemplarNorm2d, layers.ExemplarNorm3d
+            "ssn",
+            switch.SparseSwitchNorm,
+            switch.SparseSwitchNorm1d,
+            switch.SparseSwitchNorm2d,
+            switch.SparseSwitchNorm3d,
+        ),
+        _family(
+            "cbn",
+            conditional.ConditionalNorm,
+            conditional.ConditionalNorm1d,
+            conditional.ConditionalNorm2d,
+            conditional.ConditionalNorm3d,
+        ),
+        _family(
+            "en",
+            exemplar.ExemplarNorm,
+            exemplar.ExemplarNorm1d,
+            exemplar.ExemplarNorm2d,
+            exemplar.ExemplarNorm3d,
         ),
     )
 }

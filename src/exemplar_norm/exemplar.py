@@ -1,4 +1,4 @@
-"""The layers: each is its map (m, v) ↦ (A, B) and the parameters of that map.
+"""Exemplar Normalization: its map (m, v) ↦ (A, B) and the parameters of that map.
 
 Legend: N samples, C channels, K normalizers.
 """
@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
-from exemplar_norm.base import MomentLayer, check_positive
+from exemplar_norm.base import DEFAULT_NORMALIZERS, MomentLayer, check_positive
 from exemplar_norm.gate import Gate, largest_divisor
 from exemplar_norm.moments import Moments
-
-DEFAULT_NORMALIZERS = ("in", "ln", "bn")
 
 
 class ExemplarNorm(MomentLayer):
@@ -38,6 +37,8 @@ class ExemplarNorm(MomentLayer):
         descriptor: what the gate sees: "mean" (published) or "mean_std" (our extension).
         eps: ε.
         momentum: of the running averages of "bn"; None for the cumulative average.
+        sync: whether "bn" spans all ranks of `process_group` in training, whatever the sizes on each.
+        process_group: those ranks; None for all.
         device: where parameters are created.
         dtype: of the parameters.
 
@@ -61,12 +62,15 @@ class ExemplarNorm(MomentLayer):
         descriptor: str = "mean",
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        sync: bool = False,
+        process_group: ProcessGroup | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            num_features, normalizers, groups=groups, eps=eps, momentum=momentum, device=device, dtype=dtype
-        )
+            num_features, normalizers, groups=groups, eps=eps, momentum=momentum,
+            sync=sync, process_group=process_group, device=device, dtype=dtype,
+        )  # fmt: skip
         if descriptor not in ("mean", "mean_std"):
             raise ValueError(f'descriptor: expected "mean" or "mean_std", got {descriptor!r}')
         check_positive("hidden", hidden)
@@ -101,68 +105,6 @@ class ExemplarNorm(MomentLayer):
         return f"{super().extra_repr()}, reduction={self.reduction}{descriptor}"
 
 
-class SwitchNorm(MomentLayer):
-    """Switchable Normalization: one mixture for all samples, of means and of variances separately.
-
-    Y = γ · (X − Σ_k w_k μ_k) / sqrt(Σ_k w'_k σ²_k + ε) + β,
-    w = softmax(mean_weight),  w' = softmax(var_weight)
-
-    Parameters: `weight` γ (C) of ones, `bias` β (C) of zeros, `mean_weight` (K) and `var_weight` (K) of
-    ones; with "bn" the buffers of `nn.BatchNorm2d`. Variances are biased, and running averages are PyTorch's;
-    the public code differs in both.
-
-    Args:
-        num_features: C, the size of dimension 1 of the input.
-        normalizers: the K normalizers, of "in", "ln", "bn", "gn".
-        groups: groups of "gn"; it has to divide C where "gn" is among the normalizers.
-        eps: ε.
-        momentum: of the running averages of "bn"; None for the cumulative average.
-        device: where parameters are created.
-        dtype: of the parameters.
-
-    Shape: (N, C, *spatial) → the same, in the input's dtype and memory format.
-
-    Raises:
-        ValueError: an argument, or an input's rank, channels or dtype, is not as expected.
-
-    Source: Luo et al., *Differentiable Learning-to-Normalize via Switchable Normalization*, ICLR 2019,
-    arXiv:1806.10779.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        normalizers: Sequence[str] = DEFAULT_NORMALIZERS,
-        *,
-        groups: int = 32,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_features, normalizers, groups=groups, eps=eps, momentum=momentum, device=device, dtype=dtype
-        )
-        K = len(self.normalizers)
-        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
-        self.mean_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
-        self.var_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
-
-    def mixture(self) -> tuple[Tensor, Tensor]:
-        """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
-        return torch.softmax(self.mean_weight, 0), torch.softmax(self.var_weight, 0)
-
-    def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """A = γ / sqrt(Σ_k w'_k σ²_k + ε), B = A · (m − Σ_k w_k μ_k) + β."""
-        mean = moments.mean
-        mu_NKC, sigma2_NKC = self.statistics(moments)
-        mean_weight, var_weight = (w.to(mean.dtype).unsqueeze(1) for w in self.mixture())
-        mu, sigma2 = (mean_weight * mu_NKC).sum(1), (var_weight * sigma2_NKC).sum(1)
-        scale = self.weight.to(mean.dtype) * torch.rsqrt(sigma2 + self.eps)
-        return scale, torch.addcmul(self.bias.to(mean.dtype), scale, mean - mu)
-
-
 class ExemplarNorm1d(ExemplarNorm):
     """`ExemplarNorm` for inputs (N, C) and (N, C, L)."""
 
@@ -177,23 +119,5 @@ class ExemplarNorm2d(ExemplarNorm):
 
 class ExemplarNorm3d(ExemplarNorm):
     """`ExemplarNorm` for inputs (N, C, D, H, W)."""
-
-    ranks = (5,)
-
-
-class SwitchNorm1d(SwitchNorm):
-    """`SwitchNorm` for inputs (N, C) and (N, C, L)."""
-
-    ranks = (2, 3)
-
-
-class SwitchNorm2d(SwitchNorm):
-    """`SwitchNorm` for inputs (N, C, H, W)."""
-
-    ranks = (4,)
-
-
-class SwitchNorm3d(SwitchNorm):
-    """`SwitchNorm` for inputs (N, C, D, H, W)."""
 
     ranks = (5,)
