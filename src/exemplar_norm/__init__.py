@@ -1,6 +1,7 @@
 """Exemplar Normalization and its family: drop-in normalization layers for PyTorch."""
 
 from exemplar_norm.backends import backend
+from exemplar_norm.calibrate import calibrate
 from exemplar_norm.conditional import ConditionalNorm1d, ConditionalNorm2d, ConditionalNorm3d
 from exemplar_norm.convert import convert_norm
 from exemplar_norm.exemplar import ExemplarNorm1d, ExemplarNorm2d, ExemplarNorm3d
@@ -15,6 +16,8 @@ from exemplar_norm.switch import (
     SwitchNorm3d,
     set_sparsity,
 )
+from exemplar_norm.sync import sync_norm
+from exemplar_norm.weights import load_weights
 
 __all__ = [
     "NORMS",
@@ -31,7 +34,10 @@ __all__ = [
     "SwitchNorm2d",
     "SwitchNorm3d",
     "backend",
+    "calibrate",
     "convert_norm",
+    "load_weights",
     "record_ratios",
     "set_sparsity",
+    "sync_norm",
 ]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import nn
 
-from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.gate import largest_divisor
 from exemplar_norm.registry import NORMS
-from exemplar_norm.sources import Source, attachments, is_other_norm, placement, read_source
+from exemplar_norm.replace import replacement, summary, swap
+from exemplar_norm.sources import Source, is_other_norm, read_source
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +59,17 @@ def convert_norm(
         if _is_wanted(module, source, norm):
             kept += 1
         elif source is not None:
-            replacements[module] = _replacement(name, source, make, model, preserve)
+            replacements[module] = replacement(name, source, make, model, preserve)
         elif is_other_norm(module):
             others.append((name, module))
     if not replacements and not kept:
         raise ValueError(
             "convert_norm: expected BatchNorm, InstanceNorm or GroupNorm layers to convert, found "
-            f"{_summary(others) or 'no normalization layer'}"
+            f"{summary(others) or 'no normalization layer'}"
         )
     if others:
-        logger.warning("convert_norm left alone: %s", _summary(others))
-    return _swap(model, replacements)
+        logger.warning("convert_norm left alone: %s", summary(others))
+    return swap(model, replacements)
 
 
 def _maker(norm: Norm, options: dict[str, Any]) -> Callable[[Source], nn.Module]:
@@ -123,89 +121,3 @@ def _is_wanted(module: nn.Module, source: Source | None, norm: Norm) -> bool:
         return type(module) in NORMS[norm].classes.values()
     is_plain = source.activation is None and type(module) is not nn.SyncBatchNorm
     return is_plain and source.normalizer == norm
-
-
-def _replacement(
-    name: str, source: Source, make: Callable[[Source], nn.Module], model: nn.Module, preserve: bool
-) -> nn.Module:
-    old = source.module
-    lost = attachments(old)
-    if lost:
-        raise ValueError(
-            f"{name or 'model'}: expected a {type(old).__name__} without hooks and parametrizations, which "
-            f"its replacement would lose, got {', '.join(lost)}: remove them first, or use skip="
-        )
-    new = make(source)
-    device, dtype = placement(old, model)
-    new.to(device=device, dtype=dtype)
-    if preserve:
-        _carry(name, source, new)
-    _copy_flags(source, new)
-    after = source.activation
-    return new if after is None else nn.Sequential(new, *after).train(old.training)
-
-
-@torch.no_grad()
-def _carry(name: str, source: Source, new: nn.Module) -> None:
-    """Give `new` the source's affine parameters and running statistics, so that it computes the same."""
-    if isinstance(new, ExemplarNorm):
-        _check_preservable(name, source, new)
-        row = new.normalizers.index(source.normalizer)
-        new.weight.zero_()
-        new.weight[row] = len(new.normalizers) * (1.0 if source.weight is None else source.weight)
-        if source.bias is not None:
-            new.bias[row] = source.bias
-    else:
-        for key in ("weight", "bias"):
-            old, target = getattr(source, key), getattr(new, key, None)
-            if old is not None and target is not None and target.shape == old.shape:
-                target.copy_(old)
-    for key in ("running_mean", "running_var", "num_batches_tracked"):
-        old, target = getattr(source.module, key, None), getattr(new, key, None)
-        if old is not None and target is not None:
-            target.copy_(old)
-
-
-def _check_preservable(name: str, source: Source, new: ExemplarNorm) -> None:
-    kind, names = source.normalizer, new.normalizers
-    where = f"{name or 'model'} ({type(source.module).__name__}, {kind!r})"
-    anyway = "or preserve=False to convert without keeping the function"
-    if kind not in names:
-        raise ValueError(
-            f"{where}: its function is kept only if {kind!r} is among the normalizers, got {names}: "
-            f"pass normalizers={(*names, kind)}, {anyway}"
-        )
-    if kind == "gn" and new.groups != source.groups:
-        raise ValueError(
-            f"{where}: expected groups={source.groups}, got {new.groups}: leave groups out, {anyway}"
-        )
-    if kind == "in" and getattr(source.module, "running_mean", None) is not None:
-        raise ValueError(
-            f"{where}: expected track_running_stats=False, got True (exemplar layers keep averages for 'bn' "
-            f"alone): skip the layer, {anyway}"
-        )
-
-
-def _copy_flags(source: Source, new: nn.Module) -> None:
-    """Carry `requires_grad` and the training flag; what the source has no twin for follows its parameters."""
-    flags = {key: p.requires_grad for key, p in source.module.named_parameters(recurse=False)}
-    for key, parameter in new.named_parameters():
-        parameter.requires_grad_(flags.get(key, any(flags.values()) or not flags))
-    new.train(source.module.training)
-
-
-def _swap(model: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.Module:
-    for parent in list(model.modules()):
-        for key, child in parent._modules.items():
-            if child is not None and child in replacements:
-                parent._modules[key] = replacements[child]
-    return replacements.get(model, model)
-
-
-def _summary(layers: Sequence[tuple[str, nn.Module]]) -> str:
-    """One line: how many of which class, and where the first of each is."""
-    counts = Counter(type(module).__name__ for _, module in layers)
-    first = {type(module).__name__: name or "model" for name, module in reversed(layers)}
-    return ", ".join(
-        f"{count} × {kind} ({first[kind]}{', …' * (count > 1)})" for kind, count in counts.items()
-    )

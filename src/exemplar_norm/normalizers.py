@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from exemplar_norm.moments import Moments
-from exemplar_norm.sync import pool_ranks, ranks_of
+from exemplar_norm.ranks import pool_ranks, ranks_of
 
 Normalizer = Literal["in", "ln", "bn", "gn"]
 NORMALIZERS: tuple[str, ...] = get_args(Normalizer)

@@ -1,77 +1,64 @@
-"""BN's statistics over the ranks of a process group, from each rank's instance moments.
-
-Legend: N samples, C channels, S positions, R ranks; N and S may differ from rank to rank.
-"""
+"""`sync_norm`: make a network's batch statistics span the ranks of a process group."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 from torch.distributed import ProcessGroup
 
+from exemplar_norm.base import MomentLayer
+from exemplar_norm.batch import BatchNorm
+from exemplar_norm.replace import replacement, swap
+from exemplar_norm.sources import Source, placement, read_source
 
-def ranks_of(group: ProcessGroup | None) -> int:
-    """Number of ranks; 1 where nothing is distributed."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
+def sync_norm(model: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
+    """Take every "bn" of `model` over all ranks in training, in place.
 
-def pool_ranks(
-    mean_NC: Tensor, var_NC: Tensor, positions: int, group: ProcessGroup | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance of a channel over all samples of all ranks, and the count of values.
+    Layers of the family are switched to `sync=True`. PyTorch's BatchNorm becomes `nn.SyncBatchNorm` where
+    its tensors are on a GPU, and elsewhere the family's BatchNorm, which does the same on any device.
+    Batch and map sizes may differ from rank to rank. State-dict names stay as they are.
 
-    With n_r = N_r · S_r values on rank r, whose own statistics are μ_r and σ²_r:
-
-        n = Σ_r n_r,    μ = Σ_r n_r μ_r / n,    σ² = Σ_r n_r (σ²_r + (μ_r − μ)²) / n
-
-    which is exact, and free of cancellation. Traffic: one all-gather of 2C + 1 numbers forward, one
-    all-reduce of 2C backward, as in `nn.SyncBatchNorm`. A rank with an empty batch takes part with n_r = 0.
+    Args:
+        model: any network, before it is wrapped for data parallelism.
+        process_group: the ranks to span; None for all.
 
     Returns:
-        μ and σ², each (1, C), and n, a scalar tensor.
+        `model`, or its replacement where it is itself a BatchNorm.
+
+    Raises:
+        ValueError: no layer takes statistics over the batch; a layer carries hooks or parametrizations,
+            which would be lost; or it keeps no running statistics. The model is then unchanged.
     """
-    mu, sigma2, count = _PoolRanks.apply(mean_NC, var_NC, positions, group)
-    return mu, sigma2, count
 
+    def make(source: Source) -> nn.Module:
+        device, _ = placement(source.module, model)
+        on_gpu = device is not None and device.type == "cuda"
+        build = nn.SyncBatchNorm if on_gpu else partial(BatchNorm, sync=True)
+        return build(
+            source.num_features, eps=source.eps, momentum=source.momentum,
+            affine=source.weight is not None, process_group=process_group,
+        )  # fmt: skip
 
-def _local_statistics(mean_NC: Tensor, var_NC: Tensor, positions: int) -> Tensor:
-    """(μ_r, σ²_r, n_r) in one vector (2C + 1)."""
-    samples = max(mean_NC.shape[0], 1)
-    mu = mean_NC.sum(0) / samples
-    sigma2 = (var_NC + (mean_NC - mu).square()).sum(0) / samples
-    return torch.cat([mu, sigma2, mu.new_full((1,), mean_NC.shape[0] * positions)])
-
-
-class _PoolRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, mean: Tensor, var: Tensor, positions: int, group: ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        local = _local_statistics(mean, var, positions)
-        everyones = local.new_empty(ranks_of(group) * local.shape[0])
-        dist.all_gather_into_tensor(everyones, local, group=group)
-        mu_RC, sigma2_RC, n_R1 = everyones.view(-1, local.shape[0]).split(
-            [mean.shape[1], mean.shape[1], 1], 1
-        )
-        count = n_R1.sum()
-        share_R1 = n_R1 / count
-        mu = (share_R1 * mu_RC).sum(0, keepdim=True)
-        sigma2 = (share_R1 * (sigma2_RC + (mu_RC - mu).square())).sum(0, keepdim=True)
-        ctx.positions, ctx.group = positions, group
-        ctx.save_for_backward(mean, mu, count)
-        ctx.mark_non_differentiable(count)
-        return mu, sigma2, count
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g_mu: Tensor, g_sigma2: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        # dμ/dm = S/n, dσ²/dm = 2 S (m − μ)/n, dσ²/dv = S/n; the loss is the sum of every rank's.
-        mean, mu, count = ctx.saved_tensors
-        gradients = torch.cat([g_mu, g_sigma2])
-        dist.all_reduce(gradients, group=ctx.group)
-        g_mu, g_sigma2 = gradients.split(1)
-        share = ctx.positions / count
-        return share * (g_mu + 2 * g_sigma2 * (mean - mu)), (share * g_sigma2).expand_as(mean), None, None
+    members: list[MomentLayer | nn.SyncBatchNorm] = []
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, module in model.named_modules():
+        source = read_source(module)
+        if isinstance(module, nn.SyncBatchNorm) or (
+            isinstance(module, MomentLayer) and "bn" in module.normalizers
+        ):
+            members.append(module)
+        elif source is not None and source.normalizer == "bn":
+            if getattr(module, "running_mean", None) is None:
+                raise ValueError(
+                    f"{name or 'model'}: expected track_running_stats=True to synchronise, got False"
+                )
+            replacements[module] = replacement(name, source, make, model, preserve=True)
+    if not members and not replacements:
+        raise ValueError("sync_norm: expected layers that take statistics over the batch, found none")
+    for module in members:
+        module.process_group = process_group
+        if isinstance(module, MomentLayer):
+            module.sync = True
+    return swap(model, replacements)
