@@ -8,7 +8,7 @@ With m, v the mean and biased variance of each channel of each sample, pooling b
 The set is one pair for `in`, a sample's channels for `ln`, a group of them for `gn`, a channel's samples
 for `bn`. Nothing here cancels, however large the mean is against the deviation.
 
-Legend: N samples, C channels, G groups, K normalizers.
+Legend: N samples, C channels, G groups.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> Statistics:
 
 def group_statistics(mean_NC: Tensor, var_NC: Tensor, groups: int) -> Statistics:
     """GN's statistics, repeated over the channels of each group: (N, C) each."""
-    shape_NGD = (mean_NC.shape[0], groups, -1)
-    mu_NG1, var_NG1 = pool(mean_NC.reshape(shape_NGD), var_NC.reshape(shape_NGD), 2)
-    size = mean_NC.shape[1] // groups
+    N, C = mean_NC.shape
+    size = C // groups
+    mu_NG1, var_NG1 = pool(mean_NC.reshape(N, groups, size), var_NC.reshape(N, groups, size), 2)
     return mu_NG1.expand(-1, -1, size).flatten(1), var_NG1.expand(-1, -1, size).flatten(1)
 
 

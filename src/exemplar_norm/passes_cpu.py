@@ -22,6 +22,11 @@ def _rows(x_NCS: Tensor) -> Tensor:
     return x_NCS.view(1, -1, x_NCS.shape[2])
 
 
+def _images(x_NCS: Tensor) -> tuple[Tensor, ...]:
+    """The samples as (1, C, 1, S): the channels-last kernels are chosen for four dimensions alone."""
+    return x_NCS.unsqueeze(2).split(1)
+
+
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
     N, C, S = x_NCS.shape
@@ -29,7 +34,7 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
         # eps = 0: the reciprocal standard deviation gives the variance back (0 for a constant channel).
         _, mean_NC, rstd_NC = torch.native_group_norm(x_NCS, None, None, N, C, S, C, 0.0)
         return mean_NC.view(N, C), rstd_NC.view(N, C).square_().reciprocal_()
-    pairs = [torch.batch_norm_update_stats(x_1CS, None, None, 0.0) for x_1CS in x_NCS.split(1)]
+    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(x_NCS)]
     means, variances = zip(*pairs, strict=True)
     return torch.stack(means), torch.stack(variances)
 
@@ -64,7 +69,7 @@ def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tens
     if x_NCS.is_contiguous():
         dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
-    samples = zip(dy_NCS.split(1), x_NCS.split(1), mean_NC, strict=True)
+    samples = zip(_images(dy_NCS), _images(x_NCS), mean_NC, strict=True)
     dscales, dshifts = zip(*(_batch_norm_reduce(*sample) for sample in samples), strict=True)
     return torch.stack(dscales), torch.stack(dshifts)
 
