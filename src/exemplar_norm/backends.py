@@ -46,6 +46,8 @@ def use_reference(x: Tensor) -> bool:
     # The compiler is asked first, so that it never traces the questions that follow.
     if torch.compiler.is_compiling():
         return True
+    if x.numel() == 0:  # native primitives refuse it, and there is nothing to win
+        return True
     if _active != "auto":
         return _active == "reference"
     return bool(

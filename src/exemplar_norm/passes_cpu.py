@@ -24,7 +24,8 @@ def _rows(x_NCS: Tensor) -> Tensor:
 
 def _images(x_NCS: Tensor) -> tuple[Tensor, ...]:
     """The samples as (1, C, 1, S): the channels-last kernels are chosen for four dimensions alone."""
-    return x_NCS.unsqueeze(2).split(1)
+    images: tuple[Tensor, ...] = x_NCS.unsqueeze(2).split(1)
+    return images
 
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
