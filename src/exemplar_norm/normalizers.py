@@ -96,7 +96,7 @@ class RunningStatistics(nn.Module):
             return
         self.num_batches_tracked.add_(1)
         # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
-        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
+        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.to(mu.dtype)
         _move(self.running_mean, mu, factor)
         if isinstance(count, Tensor):
             # The count over ranks lives on the device: no branch on it, which would wait for the device.
