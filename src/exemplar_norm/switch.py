@@ -71,16 +71,23 @@ class SwitchNorm(MomentLayer):
 
     def mixture(self) -> tuple[Tensor, Tensor]:
         """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
-        return torch.softmax(self.mean_weight, 0), torch.softmax(self.var_weight, 0)
+        means, variances = self._logits()
+        return torch.softmax(means, 0), torch.softmax(variances, 0)
+
+    def _logits(self) -> tuple[Tensor, Tensor]:
+        """Logits in the precision of the statistics: a half-precision network keeps a float32 mixture."""
+        dtype = torch.promote_types(self.mean_weight.dtype, torch.float32)
+        return self.mean_weight.to(dtype), self.var_weight.to(dtype)
 
     def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """A = γ / sqrt(Σ_k w'_k σ²_k + ε), B = A · (m − Σ_k w_k μ_k) + β."""
+        """A = γ / sqrt(Σ_k w'_k σ²_k + ε), B = A · Σ_k w_k (m − μ_k) + β."""
         mean = moments.mean
         mu_NKC, sigma2_NKC = self.statistics(moments)
         mean_weight, var_weight = (w.to(mean.dtype).unsqueeze(1) for w in self.mixture())
-        mu, sigma2 = (mean_weight * mu_NKC).sum(1), (var_weight * sigma2_NKC).sum(1)
-        scale = self.weight.to(mean.dtype) * torch.rsqrt(sigma2 + self.eps)
-        return scale, torch.addcmul(self.bias.to(mean.dtype), scale, mean - mu)
+        # Differences first: m − Σ w μ would keep the rounding of Σ w = 1, magnified by a large mean.
+        offset = (mean_weight * (mean.unsqueeze(1) - mu_NKC)).sum(1)
+        scale = self.weight.to(mean.dtype) * torch.rsqrt((var_weight * sigma2_NKC).sum(1) + self.eps)
+        return scale, torch.addcmul(self.bias.to(mean.dtype), scale, offset)
 
 
 class SparseSwitchNorm(SwitchNorm):
@@ -122,10 +129,9 @@ class SparseSwitchNorm(SwitchNorm):
 
     def mixture(self) -> tuple[Tensor, Tensor]:
         """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
-        dtype = torch.promote_types(self.mean_weight.dtype, torch.float32)
+        means, variances = self._logits()
         # From a half-precision buffer the radius may come out above what the simplex has.
-        radius = self.radius.to(dtype).clamp(max=circumradius(len(self.normalizers)))
-        means, variances = self.mean_weight.to(dtype), self.var_weight.to(dtype)
+        radius = self.radius.to(means.dtype).clamp(max=circumradius(len(self.normalizers)))
         return sparsestmax(means, radius), sparsestmax(variances, radius)
 
     @torch.no_grad()
