@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,8 +37,9 @@ def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -
 
 def summary(seconds: list[float]) -> dict[str, float]:
     """Median, 20th and 80th percentile in milliseconds."""
-    deciles = statistics.quantiles(seconds, n=10, method="inclusive")
-    return {"ms": statistics.median(seconds) * 1e3, "p20": deciles[1] * 1e3, "p80": deciles[7] * 1e3}
+    ms = torch.tensor(seconds, dtype=torch.float64) * 1e3
+    median, p20, p80 = (float(torch.quantile(ms, q)) for q in (0.5, 0.2, 0.8))
+    return {"ms": median, "p20": p20, "p80": p80}
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
