@@ -1,0 +1,129 @@
+"""Callbacks that Lightning has no equivalent of."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.cli import SaveConfigCallback
+
+from tasks.run_folder import RunFolder
+
+
+def checkpoint_callbacks(folder: RunFolder | None, monitor: str, mode: str) -> list[Callback]:
+    """Keep `best.ckpt` and `last.ckpt`, each written at the end of an epoch.
+
+    Two callbacks, as `save_last` writes only when the best was written. The last comes second, so that it
+    holds the best score so far.
+    """
+    common: dict[str, Any] = {
+        "dirpath": folder.checkpoints if folder else None,  # rank 0 tells the others
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
+    return [
+        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common),
+        ModelCheckpoint(filename="last", **common),
+    ]
+
+
+def progress_bar() -> Callback:
+    """Lightning's rich progress bar on a terminal, one line an epoch elsewhere."""
+    return RichProgressBar(leave=False) if sys.stdout.isatty() else EpochLines()
+
+
+class EpochLines(Callback):
+    """One line an epoch, for logs."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the metrics of the epoch."""
+        if not trainer.is_global_zero:
+            return
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("train/loss", "val/"))
+        }
+        told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        seconds = time.perf_counter() - self.start
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {told}  ({seconds:.1f} s)", flush=True
+        )
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the configuration into the run folder; a resumed run keeps the one it was started with."""
+
+    # What belongs to one call rather than to the run, and to `fit` alone.
+    one_call_only = ("resume", "test")
+
+    def __init__(self, *args: Any, folder: RunFolder | None = None, header: str = "", **kwargs: Any) -> None:
+        kwargs["save_to_log_dir"] = False
+        super().__init__(*args, **kwargs)
+        self.folder, self.header = folder, header
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write `config.yaml` once."""
+        if self.folder is None or self.folder.config.exists():
+            return
+        config = self.config.clone()
+        for key in self.one_call_only:
+            config.pop(key, None)
+        text = self.parser.dump(config, skip_none=False, skip_validation=True)
+        self.folder.config.write_text(f"# {self.header}\n{text}", encoding="utf-8")
+
+
+class PredictionsCSV(BasePredictionWriter):
+    """Write `predictions.csv` from the rows that `predict_step` returns.
+
+    Args:
+        path: File to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = path
+
+    def write_on_epoch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        predictions: Any,
+        batch_indices: Any,
+    ) -> None:
+        """Gather the rows of all ranks and write them in the order of the samples."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rows: list[tuple[int, int, float, int]] = []
+        for batch in predictions:
+            columns = [batch[name].tolist() for name in ("index", "predicted", "probability", "true")]
+            rows += zip(*columns, strict=True)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        if not trainer.is_global_zero:
+            return
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["sample", "predicted", "probability", "true"])
+            for index, predicted, probability, true in sorted(rows):
+                known = data.class_name(true) if true >= 0 else ""
+                writer.writerow(
+                    [
+                        data.sample_name("predict", index),
+                        data.class_name(predicted),
+                        f"{probability:.6f}",
+                        known,
+                    ]
+                )
+        print(f"{len(rows)} predictions written to {self.path}")

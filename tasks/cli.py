@@ -1,0 +1,235 @@
+"""The command line that all tasks share: LightningCLI with run folders, resume and one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from tasks import callbacks, checkpoint
+from tasks.base import BaseModule
+from tasks.data import BaseDataModule
+from tasks.errors import UserError
+from tasks.loggers import WandbOptions, build_loggers
+from tasks.parsing import ParserError, StrictParser, explain
+from tasks.preflight import config_files, is_first_process
+from tasks.quiet import quiet_lightning
+from tasks.run_folder import RunFolder, checkpoint_to_resume, existing_checkpoint
+from tasks.session import Session, command
+
+
+def run(
+    task: str, model_class: type[BaseModule], data_class: type[BaseDataModule], args: Sequence[str]
+) -> ExperimentCLI:
+    """Parse the command line of a task and do what it says.
+
+    Raises:
+        UserError: Anything about the input that is wrong, before training starts.
+        SystemExit: With code 130 after Ctrl-C.
+    """
+    quiet_lightning()
+    return ExperimentCLI(task, model_class, data_class, args)
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI of one task: `fit`, `validate`, `test` and `predict`.
+
+    Args:
+        task: Name of the task; its runs lie in `<runs_dir>/<task>/`.
+        model_class: The task's module.
+        data_class: The task's data module.
+        args: Command line without the program's name.
+    """
+
+    def __init__(
+        self, task: str, model_class: type[BaseModule], data_class: type[BaseDataModule], args: Sequence[str]
+    ) -> None:
+        self.task, self.command_line = task, list(args)
+        self.folder: RunFolder | None = None
+        self.checkpoint: Path | None = None
+        self.loaded: dict[str, Any] | None = None
+        super().__init__(
+            model_class,
+            data_class,
+            save_config_callback=callbacks.SaveConfig,
+            parser_class=StrictParser,
+            parser_kwargs={"parser_mode": "omegaconf"},  # ${…} in configuration files
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+            seed_everything_default=0,
+            args=self.command_line,
+            auto_configure_optimizers=False,
+        )
+
+    # --- parsing
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The subcommands, each with the trainer's arguments that are not options here."""
+        # What to load is said by --resume in fit; checkpoints are never unpickled as code.
+        data = {"dataloaders", "datamodule", "model", "weights_only", "verbose"}
+        return {
+            "fit": {
+                "model",
+                "train_dataloaders",
+                "val_dataloaders",
+                "datamodule",
+                "weights_only",
+                "ckpt_path",
+            },
+            "validate": data,
+            "test": data,
+            "predict": data - {"verbose"} | {"return_predictions"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options that come before the trainer's."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random numbers.")
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Parent of the run folders.")
+        parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Values that the parts take from each other."""
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="Checkpoint to go on from; 'auto' takes the newest run of this name, if there is one.",
+            )
+            parser.add_argument(
+                "--test", type=bool, default=False, help="Test the best checkpoint after fit."
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with the parser's complaint condensed to one line."""
+        try:
+            super().parse_arguments(parser, args)
+        except ParserError as error:
+            subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
+            raise explain(str(error), subcommand, self.command_line) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as given: Lightning would let the checkpoint's override it unsaid."""
+
+    # --- building
+
+    @property
+    def options(self) -> Any:
+        """Configuration of the subcommand."""
+        return self.config[self.config.subcommand]
+
+    @property
+    def run_name(self) -> str:
+        """`--name`, or the stem of the first configuration file."""
+        named = [file.path.stem for file in config_files(self.command_line) if not file.prefix]
+        return self.options.name or (named[0] if named else self.task)
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that is asked for."""
+        if self.config.subcommand != "fit":
+            if self.options.ckpt_path is None:
+                raise UserError(f"{self.config.subcommand}: expected --ckpt_path <checkpoint file>, got none")
+            self.checkpoint = existing_checkpoint(str(self.options.ckpt_path), "--ckpt_path")
+        elif self.options.resume is not None:
+            parent = Path(self.options.runs_dir) / self.task
+            self.checkpoint = checkpoint_to_resume(self.options.resume, parent, self.run_name)
+        if self.checkpoint:
+            self.loaded = checkpoint.read_checkpoint(self.checkpoint)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; a value that one of them refuses is the user's to correct."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            raise UserError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer, with the run folder, loggers and callbacks of the subcommand."""
+        if self.checkpoint and self.loaded:
+            checkpoint.check_architecture(self.checkpoint, self.loaded, self.model)
+        extra: list[Callback] = []
+        if self.options.trainer.enable_progress_bar is not False:
+            extra.append(callbacks.progress_bar())
+            kwargs["enable_progress_bar"] = not isinstance(extra[0], callbacks.EpochLines)
+        kwargs["logger"] = False
+        self.trainer_defaults["callbacks"] = extra
+        if self.subcommand == "predict":
+            extra.append(callbacks.PredictionsCSV(self._predictions_path()))
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            kwargs["enable_checkpointing"] = False
+            return super().instantiate_trainer(**kwargs)
+        if not self.options.trainer.fast_dev_run and is_first_process():
+            self.folder = self._run_folder()
+        try:
+            return self._fit_trainer(extra, kwargs)
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            if self.folder:
+                self.folder.release()
+            raise UserError(f"trainer: {error}") from error
+
+    def _fit_trainer(self, extra: list[Callback], kwargs: dict[str, Any]) -> pl.Trainer:
+        trainer_options = self.options.trainer
+        if not trainer_options.fast_dev_run:
+            extra += callbacks.checkpoint_callbacks(self.folder, self.model.monitor, self.model.monitor_mode)
+        if self.folder:
+            kwargs["default_root_dir"] = self.folder.path
+        self.save_config_kwargs = {"folder": self.folder, "header": command(self.task, self.command_line)}
+        trainer = super().instantiate_trainer(**kwargs)
+        if not checkpoint.is_finished(self.loaded, trainer.max_epochs) and not trainer_options.fast_dev_run:
+            resumed_step = self.loaded["global_step"] if self.loaded else None
+            trainer.loggers = build_loggers(self.folder, self.options.wandb, resumed_step)
+        return trainer
+
+    def _run_folder(self) -> RunFolder:
+        resumed = RunFolder.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        return resumed or RunFolder.claim(Path(self.options.runs_dir) / self.task, self.run_name)
+
+    def _predictions_path(self) -> Path:
+        assert self.checkpoint is not None
+        folder = RunFolder.of_checkpoint(self.checkpoint)
+        return (folder.path if folder else self.checkpoint.parent) / "predictions.csv"
+
+    # --- running: LightningCLI calls the method that bears the subcommand's name
+
+    def fit(self, model: BaseModule, datamodule: BaseDataModule) -> None:
+        """Train, and test the best checkpoint where --test asks for it."""
+        self._session(model, datamodule).fit(test=self.options.test)
+
+    def validate(self, model: BaseModule, datamodule: BaseDataModule, ckpt_path: str) -> None:
+        """Metrics of a checkpoint on the validation split."""
+        self._session(model, datamodule).evaluate("validate")
+
+    def test(self, model: BaseModule, datamodule: BaseDataModule, ckpt_path: str) -> None:
+        """Metrics of a checkpoint on the test split."""
+        self._session(model, datamodule).evaluate("test")
+
+    def predict(self, model: BaseModule, datamodule: BaseDataModule, ckpt_path: str) -> None:
+        """Write a checkpoint's predictions into the folder of its run."""
+        self._session(model, datamodule).predict()
+
+    def _session(self, model: BaseModule, datamodule: BaseDataModule) -> Session:
+        return Session(
+            task=self.task,
+            args=self.command_line,
+            trainer=self.trainer,
+            model=model,
+            datamodule=datamodule,
+            checkpoint=self.checkpoint,
+            loaded=self.loaded,
+            folder=self.folder,
+        )

@@ -1,0 +1,156 @@
+"""What the subcommands do once data, model and trainer are built."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from tasks import checkpoint as ckpt
+from tasks import report
+from tasks.base import BaseModule
+from tasks.data import BaseDataModule
+from tasks.errors import INTERRUPTED
+from tasks.loggers import close_loggers
+from tasks.run_folder import RunFolder
+
+
+@dataclass
+class Session:
+    """One call of the command line.
+
+    Attributes:
+        task: Name of the task.
+        args: Command line without the program's name.
+        trainer: The trainer, with loggers and callbacks.
+        model: The task's module.
+        datamodule: The task's data.
+        checkpoint: Checkpoint to resume or to evaluate.
+        loaded: Its content.
+        folder: Run folder of a fit; None on ranks other than 0.
+    """
+
+    task: str
+    args: Sequence[str]
+    trainer: pl.Trainer
+    model: BaseModule
+    datamodule: BaseDataModule
+    checkpoint: Path | None
+    loaded: dict[str, Any] | None
+    folder: RunFolder | None
+
+    def fit(self, test: bool) -> None:
+        """Train, test the best checkpoint if asked to, and tell the outcome."""
+        start = time.perf_counter()
+        with exit_on_interrupt(self.trainer, self._resume_hint):
+            epochs = self._train()
+            tested = self._test_best() if test else {}
+        close_loggers(self.trainer.loggers)
+        if self.trainer.is_global_zero:
+            rows = {
+                **self._best_score(),
+                **{name: report.fraction(value) for name, value in tested.items()},
+                "epochs": str(epochs),
+                "wall time": report.duration(time.perf_counter() - start),
+                "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}",
+                **({"run folder": str(self.folder.path)} if self.folder else {}),
+            }
+            report.print_table(f"{self.task} fit", rows)
+
+    def evaluate(self, stage: Literal["validate", "test"]) -> None:
+        """Print the metrics of the checkpoint on a split."""
+        with exit_on_interrupt(self.trainer):
+            results = getattr(self.trainer, stage)(verbose=False, **self._what(self.checkpoint))
+        if self.trainer.is_global_zero:
+            rows = {name: report.fraction(value) for name, value in results[0].items()}
+            report.print_table(f"{self.task} {stage}", {**rows, "checkpoint": str(self.checkpoint)})
+
+    def predict(self) -> None:
+        """Run the checkpoint over the samples to predict; a callback writes the file."""
+        with exit_on_interrupt(self.trainer):
+            self.trainer.predict(return_predictions=False, **self._what(self.checkpoint))
+
+    def _train(self) -> int:
+        """Train and return the number of epochs that the run has."""
+        if self.loaded:
+            done = ckpt.epochs_done(self.loaded)
+            if ckpt.is_finished(self.loaded, self.trainer.max_epochs):
+                self._say(f"{self.checkpoint}: this run has all of its {done} epochs, nothing to train")
+                return done
+            self._say(f"resuming {self.checkpoint} after epoch {done}")
+        self.trainer.fit(**self._what(self.checkpoint))
+        return self.trainer.current_epoch
+
+    def _test_best(self) -> dict[str, float]:
+        best: Path | None = None
+        callback = self.trainer.checkpoint_callback
+        if self.trainer.current_epoch == 0 and self.checkpoint:  # a finished run: nothing was trained
+            best = self.checkpoint.with_name("best.ckpt")
+        elif isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            best = Path(callback.dirpath) / "best.ckpt"  # the same on all ranks, unlike self.folder
+        if best and not best.is_file():  # as with limit_val_batches 0
+            best = best.with_name("last.ckpt")
+        results = self.trainer.test(verbose=False, **self._what(best))
+        return dict(results[0])
+
+    def _what(self, checkpoint: Path | None) -> dict[str, Any]:
+        """Arguments that all of the trainer's entry points share; checkpoints never run code."""
+        return {
+            "model": self.model,
+            "datamodule": self.datamodule,
+            "ckpt_path": checkpoint,
+            "weights_only": True,
+        }
+
+    def _best_score(self) -> dict[str, str]:
+        score = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
+        if score is None and self.loaded:
+            score = ckpt.best_score(self.loaded)
+        return {} if score is None else {f"best {self.model.monitor}": report.fraction(float(score))}
+
+    def _resume_hint(self) -> str:
+        """How to go on after Ctrl-C."""
+        if self.folder is None or not self.folder.last.is_file():
+            return "interrupted: no epoch was finished, so there is no checkpoint to resume from"
+        args = [*without_option(self.args, "--resume"), "--resume", str(self.folder.last)]
+        return f"interrupted: {self.folder.last} is kept; resume with\n  {command(self.task, args)}"
+
+    def _say(self, text: str) -> None:
+        if self.trainer.is_global_zero:
+            print(text, flush=True)
+
+
+def command(task: str, args: Sequence[str]) -> str:
+    """The command line of a task, as typed into a shell."""
+    return f"python -m tasks.{task} {shlex.join(args)}"
+
+
+@contextmanager
+def exit_on_interrupt(trainer: pl.Trainer, hint: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
+    """Leave with code 130 after Ctrl-C (Lightning shuts down and leaves with 1), saying `hint()`."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if trainer.is_global_zero:
+            print(hint(), flush=True)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def without_option(args: Sequence[str], option: str) -> list[str]:
+    """The arguments without `--option value` and `--option=value`."""
+    kept: list[str] = []
+    is_value = False
+    for arg in args:
+        if not is_value and arg != option and not arg.startswith(f"{option}="):
+            kept.append(arg)
+        is_value = not is_value and arg == option
+    return kept
