@@ -166,6 +166,10 @@ class ExperimentCLI(LightningCLI):
             extra.append(callbacks.progress_bar())
             kwargs["enable_progress_bar"] = not isinstance(extra[0], callbacks.EpochLines)
         kwargs["logger"] = False
+        if self.options.trainer.sync_batchnorm:
+            # Lightning's own would convert PyTorch's BatchNorm and pass over the family's layers.
+            self.model.sync = True
+            kwargs["sync_batchnorm"] = False
         self.trainer_defaults["callbacks"] = extra
         if self.subcommand == "predict":
             extra.append(callbacks.PredictionsCSV(self._predictions_path()))

@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from exemplar_norm.switch import SparseSwitchNorm
+
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "onecycle", "poly", "constant"]
 
@@ -30,40 +32,55 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, norm_weight_decay: float = 0.0
+    model: nn.Module, lr: float, weight_decay: float, norm_weight_decay: float = 0.0, mixture_lr: float = 0.1
 ) -> list[dict[str, Any]]:
-    """Split the trainable parameters into weights, normalizers (their gates included) and biases.
+    """Split the trainable parameters into weights, normalizers (gates included), SSN's mixtures and biases.
 
-    Weights decay by `weight_decay`, normalizer parameters by `norm_weight_decay`, biases not at all. Every
-    parameter is in exactly one group; empty groups are left out.
+    Weights decay by `weight_decay`, normalizer parameters by `norm_weight_decay`, mixtures and biases not at
+    all; the mixtures' learning rate is `mixture_lr` times `lr`. Every parameter is in exactly one group;
+    empty groups are left out.
     """
     # Found by the type of the module that owns them: names like "bn1" or "downsample.1" say nothing certain.
     normalizers = {id(p) for module in model.modules() if is_norm(module) for p in module.parameters()}
-    split: dict[str, list[nn.Parameter]] = {"weights": [], "normalizers": [], "biases": []}
+    mixtures = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, SparseSwitchNorm)
+        for p in (m.mean_weight, m.var_weight)
+    }
+    groups = ("weights", "normalizers", "mixtures", "biases")
+    split: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if id(parameter) in normalizers:
+        if id(parameter) in mixtures:
+            split["mixtures"].append(parameter)
+        elif id(parameter) in normalizers:
             split["normalizers"].append(parameter)
         elif name.endswith("bias"):
             split["biases"].append(parameter)
         else:
             split["weights"].append(parameter)
-    decay = {"weights": weight_decay, "normalizers": norm_weight_decay, "biases": 0.0}
+    decay = {"weights": weight_decay, "normalizers": norm_weight_decay}
     return [
-        {"name": name, "params": parameters, "weight_decay": decay[name]}
+        {
+            "name": name,
+            "params": parameters,
+            "lr": lr * (mixture_lr if name == "mixtures" else 1.0),
+            "weight_decay": decay.get(name, 0.0),
+        }
         for name, parameters in split.items()
         if parameters
     ]
 
 
 def build_optimizer(
-    name: OptimizerName, groups: list[dict[str, Any]], *, lr: float, momentum: float, nesterov: bool
+    name: OptimizerName, groups: list[dict[str, Any]], *, momentum: float, nesterov: bool
 ) -> Optimizer:
-    """SGD or AdamW over `groups`; `momentum` is AdamW's first beta."""
+    """SGD or AdamW over `groups`, which carry their learning rates; `momentum` is AdamW's first beta."""
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-    return AdamW(groups, lr=lr, betas=(momentum, 0.999))
+        return SGD(groups, momentum=momentum, nesterov=nesterov)
+    return AdamW(groups, betas=(momentum, 0.999))
 
 
 @dataclass(frozen=True)
