@@ -208,8 +208,7 @@ def quiet() -> Iterator[None]:
 def row(network: Network, size: int) -> dict[str, Any]:
     """Everything that the tables say of one network."""
     with quiet():
-        with torch.device("meta"):
-            model = network.build()
+        model = network.build().to("meta")
         costs = {norm: cost(network, model, norm, 112 if network.frames else size) for norm in NORMS}
         layers = sum(isinstance(m, ExemplarNorm) for m in convert_norm(model, preserve=False).modules())
         found = errors(network)

@@ -56,7 +56,7 @@ def convert_norm(
     others: list[tuple[str, nn.Module]] = []
     for name, module in _candidates(model, skip):
         source = read_source(module)
-        if _is_wanted(module, source, norm):
+        if _is_wanted(module, source, norm, options):
             kept += 1
         elif source is not None:
             replacements[module] = replacement(name, source, make, model, preserve)
@@ -113,11 +113,15 @@ def _candidates(model: nn.Module, skip: Sequence[str]) -> list[tuple[str, nn.Mod
     return [(name, module) for name, module in model.named_modules() if module not in skipped]
 
 
-def _is_wanted(module: nn.Module, source: Source | None, norm: Norm) -> bool:
+def _is_wanted(module: nn.Module, source: Source | None, norm: Norm, options: dict[str, Any]) -> bool:
     """Whether the layer is already what `norm` names; that counts as converted."""
     if callable(norm):
         return False
     if source is None:
         return type(module) in NORMS[norm].classes.values()
-    is_plain = source.activation is None and type(module) is not nn.SyncBatchNorm
-    return is_plain and source.normalizer == norm
+    if source.activation is not None or type(module) is nn.SyncBatchNorm:
+        return False
+    # One group, or as many as channels, is what "gn" comes to in a small layer.
+    return source.normalizer == norm or (
+        norm == "gn" and source.groups == _fitting_groups(source, options.get("groups", 32))
+    )

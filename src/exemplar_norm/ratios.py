@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from exemplar_norm.exemplar import ExemplarNorm
@@ -18,7 +19,8 @@ _WRAPPERS = ("module", "_orig_mod")
 def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Record λ of the last forward pass of every exemplar layer, for the length of a `with` block.
 
-    Nothing is computed for it and nothing is left behind: a hook reads what the gates return anyway.
+    Nothing is computed for it and nothing is left behind: a hook reads what the gates return anyway. A
+    compiled model runs uncompiled inside the block.
 
         with record_ratios(model) as ratios:
             model(images)
@@ -45,7 +47,9 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         if isinstance(layer, ExemplarNorm)
     ]
     try:
-        yield ratios
+        # A compiled graph does not see hooks that came after it.
+        with torch.compiler.set_stance("force_eager"):
+            yield ratios
     finally:
         for handle in handles:
             handle.remove()

@@ -24,14 +24,16 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
-    """PyTorch's InstanceNorm for any rank."""
+    """PyTorch's InstanceNorm for batched inputs of any rank."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 3:
             raise ValueError(f"expected an input of 3 or more dimensions, got {input.dim()}")
 
-    def _get_no_batch_dim(self) -> int:
-        return 2
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self._check_input_dim(input)
+        output: torch.Tensor = self._apply_instance_norm(input)
+        return output
 
 
 def _group_norm(num_features: int, groups: int = 32, **options: Any) -> nn.GroupNorm:

@@ -85,6 +85,9 @@ def _unparametrized_type(module: nn.Module) -> type:
 def attachments(module: nn.Module) -> list[str]:
     """What hangs on a module and a replacement would lose: names of its hook tables, parametrizations."""
     found = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            found.append(f"hooks on {name}")
     return [*found, "parametrizations"] if parametrize.is_parametrized(module) else found
 
 

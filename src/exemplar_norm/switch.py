@@ -71,13 +71,13 @@ class SwitchNorm(MomentLayer):
 
     def mixture(self) -> tuple[Tensor, Tensor]:
         """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
-        means, variances = self._logits()
-        return torch.softmax(means, 0), torch.softmax(variances, 0)
+        means, variances = torch.softmax(self._logits(), 1)
+        return means, variances
 
-    def _logits(self) -> tuple[Tensor, Tensor]:
-        """Logits in the precision of the statistics: a half-precision network keeps a float32 mixture."""
-        dtype = torch.promote_types(self.mean_weight.dtype, torch.float32)
-        return self.mean_weight.to(dtype), self.var_weight.to(dtype)
+    def _logits(self) -> Tensor:
+        """Both logits (2, K) in the precision of statistics: a half-precision network mixes in float32."""
+        logits = torch.stack([self.mean_weight, self.var_weight])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """A = γ / sqrt(Σ_k w'_k σ²_k + ε), B = A · Σ_k w_k (m − μ_k) + β."""
@@ -129,10 +129,14 @@ class SparseSwitchNorm(SwitchNorm):
 
     def mixture(self) -> tuple[Tensor, Tensor]:
         """The mixtures (w, w') of means and of variances, each (K) and summing to 1."""
-        means, variances = self._logits()
-        # From a half-precision buffer the radius may come out above what the simplex has.
-        radius = self.radius.to(means.dtype).clamp(max=circumradius(len(self.normalizers)))
-        return sparsestmax(means, radius), sparsestmax(variances, radius)
+        logits = self._logits()
+        # A half-precision buffer rounds: what is within that of the circumradius means the circumradius.
+        largest = circumradius(len(self.normalizers))
+        slack = largest * torch.finfo(self.radius.dtype).eps
+        radius = self.radius.to(logits.dtype)
+        radius = torch.where(radius >= largest - slack, largest, radius)
+        means, variances = sparsestmax(logits, radius)
+        return means, variances
 
     @torch.no_grad()
     def set_sparsity(self, progress: float) -> None:

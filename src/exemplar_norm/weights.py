@@ -105,17 +105,19 @@ def _translate(state: State, old: str, name: str, layer: MomentLayer, running_st
     """Replace the layer's entries under the prefix `old` by those of its own layout."""
     new = f"{name}." if name else ""
     own = layer.state_dict()
+    has_gate = any(prefix + "gate.fc1.weight" in state for prefix in (old, new))
+    is_batch_norm = old + "running_mean" in state and not has_gate
+    if isinstance(layer, ExemplarNorm) and is_batch_norm and "bn" not in layer.normalizers:
+        raise ValueError(
+            f"{name or 'model'}: BatchNorm's state needs 'bn' among the normalizers, got {layer.normalizers}"
+        )
     found = {key: state.pop(old + key) for key in (*own, *_SSN_FLAGS) if old + key in state}
     if old != new:  # a checkpoint made after the conversion
         found.update({key: state.pop(new + key) for key in own if new + key in state})
     for key in _SSN_FLAGS:  # what they say is in the weights themselves: one-hot
         found.pop(key, None)
-    if (
-        isinstance(layer, ExemplarNorm)
-        and "running_mean" in found
-        and not any(k.startswith("gate") for k in found)
-    ):
-        found = _from_batch_norm(layer, found, new)
+    if isinstance(layer, ExemplarNorm) and is_batch_norm:
+        found = _from_batch_norm(layer, found)
     # (1, C, 1, 1), (1, C, 1) and (1) of the public codes hold the same numbers in the same order.
     found = {k: v.reshape(own[k].shape) if v.numel() == own[k].numel() else v for k, v in found.items()}
     if "running_mean" in found and "num_batches_tracked" not in found:
@@ -125,11 +127,7 @@ def _translate(state: State, old: str, name: str, layer: MomentLayer, running_st
     state.update({new + key: value for key, value in found.items()})
 
 
-def _from_batch_norm(layer: ExemplarNorm, found: State, where: str) -> State:
-    if "bn" not in layer.normalizers:
-        raise ValueError(
-            f"{where or 'model'}: BatchNorm's state needs 'bn' among the normalizers, got {layer.normalizers}"
-        )
+def _from_batch_norm(layer: ExemplarNorm, found: State) -> State:
     gate = {f"gate.{key}": value.clone() for key, value in layer.gate.state_dict().items()}
     for key in ("gate.fc2.weight", "gate.fc2.bias"):
         gate[key].zero_()
