@@ -54,7 +54,7 @@ def sparsestmax(z: Tensor, radius: Tensor) -> Tensor:
         pushed = _push(p, support, radius)
         left = (pushed < 0).any(-1, keepdim=True)
         p = torch.where(left, sparsemax(pushed, support), pushed)
-        support = torch.where(left, p > 0, support)
+        support = support & (~left | (p > 0))
     # Rounding alone keeps a corner a few units in the last place away.
     is_one_hot = p.detach().amax(-1, keepdim=True) >= 1.0 - 16 * torch.finfo(p.dtype).eps
     return torch.where(is_one_hot, p.detach().round(), p)

@@ -41,7 +41,8 @@ def test_gradcheck_of_eager(kind, shape, training):
     assert torch.autograd.gradcheck(run, [value.clone().requires_grad_() for value in inputs])
 
 
-# One float32 rounding is 6e-8; sums over up to 5·9·7 positions and divisions by σ > 0.3 cost two digits more.
+# One float32 rounding is 6e-8; sums over up to 5·9·7 positions and divisions by σ > 0.3 cost two digits more,
+# and gradients, which pass the gate and the statistics twice, a third.
 PRECISIONS = pytest.mark.parametrize(
     ("dtype", "tol"), [(torch.float32, 2e-5), (torch.float64, 1e-11)], ids=["float32", "float64"]
 )
@@ -62,7 +63,8 @@ def test_equals_reference(spatial, name, kind, training, dtype, tol):
         got, got_grads = layer_gradients(layer, x, upstream)
     assert got.dtype == dtype
     torch.testing.assert_close(got, want, rtol=tol, atol=tol)
-    assert_same_gradients(got_grads, want_grads, tol)
+    # An instance of one value (rank NC) has terms of 1/sqrt(ε) = 316 in dX that cancel: hence a floor of 1.
+    assert_same_gradients(got_grads, want_grads, 10 * tol, floor=1)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
