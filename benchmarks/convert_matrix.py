@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost import count
 from benchmarks.measure import markdown, write_result
 from exemplar_norm import NORMS, convert_norm
 from exemplar_norm.exemplar import ExemplarNorm
@@ -181,20 +181,16 @@ def averages(converted: nn.Module, original: nn.Module) -> tuple[list[Tensor], l
     return list(got), list(want)
 
 
-def cost(network: Network, model: nn.Module, norm: str, size: int) -> dict[str, float] | None:
+def cost(network: Network, model: nn.Module, norm: str, size: int) -> dict[str, int] | None:
     """Parameters and operations of `model` with every layer made `norm`; None where that cannot run."""
     converted = convert_norm(copy.deepcopy(model), norm, preserve=False).eval()
-    counter = FlopCounterMode(display=False)
     try:
-        with counter, torch.no_grad(), quiet():
-            converted(network.example(1, size, device="meta"))
+        with quiet():
+            return count(converted, network.example(1, size, device="meta"))
     except ValueError as refusal:  # PyTorch's InstanceNorm of one value per channel
         if "spatial element" not in str(refusal):
             raise
         return None
-    return {
-        "parameters": sum(p.numel() for p in converted.parameters()), "flops": counter.get_total_flops(),
-    }  # fmt: skip
 
 
 @contextmanager

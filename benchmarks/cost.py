@@ -13,10 +13,19 @@ import argparse
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import markdown, write_result
 from exemplar_norm import NORMS, convert_norm
+
+
+def count(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Parameters of a network, and operations of one pass over `x`; both may be on the meta device."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(x)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops()}
 
 
 def cost(network: str, norm: str, size: int) -> dict[str, Any]:
@@ -25,13 +34,8 @@ def cost(network: str, norm: str, size: int) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = convert_norm(get_model(network, weights=None), norm, preserve=False).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(torch.empty(1, 3, size, size))
-    return {
-        "network": network, "norm": norm, "size": size,
-        "parameters": sum(p.numel() for p in model.parameters()), "flops": counter.get_total_flops(),
-    }  # fmt: skip
+        counted = count(model, torch.empty(1, 3, size, size))
+    return {"network": network, "norm": norm, "size": size, **counted}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
