@@ -17,6 +17,10 @@ _aten = torch.ops.aten
 # 64 · 2⁻²⁴ ≈ 4e-6 in float32, below what BatchNorm itself leaves. Beyond it X is centred first.
 _MAX_UNCENTRED = 64.0
 
+# The channels-last kernel adds up positions one by one, and its error grows with them: larger maps are taken
+# in blocks whose moments are then pooled.
+_BLOCK = 1024
+
 
 def _rows(x_NCS: Tensor) -> Tensor:
     return x_NCS.view(1, -1, x_NCS.shape[2])
@@ -35,7 +39,17 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
         # eps = 0: the reciprocal standard deviation gives the variance back (0 for a constant channel).
         _, mean_NC, rstd_NC = torch.native_group_norm(x_NCS, None, None, N, C, S, C, 0.0)
         return mean_NC.view(N, C), rstd_NC.view(N, C).square_().reciprocal_()
-    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(x_NCS)]
+    blocks = [_block_moments(block_NCS) for block_NCS in x_NCS.split(_BLOCK, dim=2)]
+    if len(blocks) == 1:
+        return blocks[0]
+    means_BNC, vars_BNC = (torch.stack(parts) for parts in zip(*blocks, strict=True))
+    share_B11 = x_NCS.new_tensor([block.shape[2] / S for block in x_NCS.split(_BLOCK, dim=2)])[:, None, None]
+    mean_NC = (share_B11 * means_BNC).sum(0)
+    return mean_NC, (share_B11 * (vars_BNC + (means_BNC - mean_NC).square())).sum(0)
+
+
+def _block_moments(block_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(block_NCS)]
     means, variances = zip(*pairs, strict=True)
     return torch.stack(means), torch.stack(variances)
 
