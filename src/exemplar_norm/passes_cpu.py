@@ -17,6 +17,10 @@ _aten = torch.ops.aten
 # 64 · 2⁻²⁴ ≈ 4e-6 in float32, below what BatchNorm itself leaves. Beyond it X is centred first.
 _MAX_UNCENTRED = 64.0
 
+# Values a call of GroupNorm gets at most: its unused output then stays small, where a fresh one of X's size
+# would cost as much in page faults as a pass over X.
+_PIECE = 2**19
+
 # The channels-last kernel adds up positions one by one, and its error grows with them: larger maps are taken
 # in blocks whose moments are then pooled.
 _BLOCK = 1024
@@ -36,9 +40,9 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
     N, C, S = x_NCS.shape
     if x_NCS.is_contiguous():
-        # eps = 0: the reciprocal standard deviation gives the variance back (0 for a constant channel).
-        _, mean_NC, rstd_NC = torch.native_group_norm(x_NCS, None, None, N, C, S, C, 0.0)
-        return mean_NC.view(N, C), rstd_NC.view(N, C).square_().reciprocal_()
+        pieces = x_NCS.view(N * C, S).split(max(_PIECE // S, 1))
+        mean, var = (torch.cat(parts) for parts in zip(*map(_row_moments, pieces), strict=True))
+        return mean.view(N, C), var.view(N, C)
     blocks = [_block_moments(block_NCS) for block_NCS in x_NCS.split(_BLOCK, dim=2)]
     if len(blocks) == 1:
         return blocks[0]
@@ -46,6 +50,14 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     share_B11 = x_NCS.new_tensor([block.shape[2] / S for block in x_NCS.split(_BLOCK, dim=2)])[:, None, None]
     mean_NC = (share_B11 * means_BNC).sum(0)
     return mean_NC, (share_B11 * (vars_BNC + (means_BNC - mean_NC).square())).sum(0)
+
+
+def _row_moments(x_RS: Tensor) -> tuple[Tensor, Tensor]:
+    """GroupNorm's statistics with every row a group; it also writes an output, which is not used."""
+    R, S = x_RS.shape
+    # eps = 0: the reciprocal standard deviation gives the variance back (0 for a constant channel).
+    _, mean, rstd = torch.native_group_norm(x_RS.view(1, R, S), None, None, 1, R, S, R, 0.0)
+    return mean.flatten(), rstd.flatten().square_().reciprocal_()
 
 
 def _block_moments(block_NCS: Tensor) -> tuple[Tensor, Tensor]:
