@@ -103,6 +103,12 @@ def _read_with_includes(path: Path, prefix: str, origin: str) -> list[ConfigFile
     files = [ConfigFile(path, prefix, tree)]
     if not prefix:
         for group in _GROUPS:
+            section = tree.get(group, {})
+            is_reference = isinstance(section, str) and (_is_file_name(section) or "${" in section)
+            if not isinstance(section, dict) and not is_reference:
+                raise UserError(
+                    f"{path}: {group}: expected a mapping or a YAML file, got {type(section).__name__}"
+                )
             if _is_file_name(tree.get(group)):
                 included = Path(os.path.normpath(path.parent / tree[group]))
                 files += _read_with_includes(included, group, f"included by {path} as {group}")

@@ -183,3 +183,14 @@ def test_every_norm_configuration_builds(fit_parser, path):
 def test_every_trainer_configuration_parses(fit_parser, path):
     # Laid over a task's configuration, it keeps what that says about the length of the run.
     assert fit_parser("--config", DIGITS, "--config", path).trainer.max_epochs == 20
+
+
+@pytest.mark.parametrize(
+    ("group", "value"), [("model", "5"), ("data", "[1]"), ("trainer", "hello"), ("model", "")]
+)
+def test_a_section_of_the_wrong_type(cli, tmp_path, group, value):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"{group}: {value}\n")
+    outcome = cli("fit", "--config", str(path))
+    assert outcome.code == 2
+    assert f"{path}: {group}: expected a mapping or a YAML file" in outcome.error
