@@ -109,8 +109,8 @@ def _read_with_includes(path: Path, prefix: str, origin: str) -> list[ConfigFile
                 raise UserError(
                     f"{path}: {group}: expected a mapping or a YAML file, got {type(section).__name__}"
                 )
-            if _is_file_name(tree.get(group)):
-                included = Path(os.path.normpath(path.parent / tree[group]))
+            if _is_file_name(section):
+                included = Path(os.path.normpath(path.parent / section))
                 files += _read_with_includes(included, group, f"included by {path} as {group}")
     return files
 

@@ -43,11 +43,11 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
         pieces = x_NCS.view(N * C, S).split(max(_PIECE // S, 1))
         mean, var = (torch.cat(parts) for parts in zip(*map(_row_moments, pieces), strict=True))
         return mean.view(N, C), var.view(N, C)
-    blocks = [_block_moments(block_NCS) for block_NCS in x_NCS.split(_BLOCK, dim=2)]
+    blocks = x_NCS.split(_BLOCK, dim=2)
     if len(blocks) == 1:
-        return blocks[0]
-    means_BNC, vars_BNC = (torch.stack(parts) for parts in zip(*blocks, strict=True))
-    share_B11 = x_NCS.new_tensor([block.shape[2] / S for block in x_NCS.split(_BLOCK, dim=2)])[:, None, None]
+        return _block_moments(x_NCS)
+    means_BNC, vars_BNC = (torch.stack(p) for p in zip(*map(_block_moments, blocks), strict=True))
+    share_B11 = x_NCS.new_tensor([block.shape[2] / S for block in blocks])[:, None, None]
     mean_NC = (share_B11 * means_BNC).sum(0)
     return mean_NC, (share_B11 * (vars_BNC + (means_BNC - mean_NC).square())).sum(0)
 
