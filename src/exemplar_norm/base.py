@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import operator
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,14 +35,18 @@ class MomentLayer(RunningStatistics):
         device: where buffers are created.
         dtype: of the buffers.
 
-    Shape: (N, C, *spatial) → the same.
+    Shape: (N, C, *spatial) → the same. An empty batch gives an empty output and moves no average.
 
     Raises:
-        ValueError: an argument, or an input's rank, channels or dtype, is not as expected.
+        ValueError: an argument, or an input's rank, channels or dtype, is not as expected, or an input in
+            training has no positions.
     """
 
     ranks: ClassVar[tuple[int, ...]] = ()
     """Accepted ranks of the input; empty for any from 2."""
+
+    squeezed: ClassVar[tuple[str, ...]] = ("weight", "bias", "running_mean", "running_var")
+    """Entries of the state that the public codes keep with additional dimensions of size 1."""
 
     def __init__(
         self,
@@ -58,14 +65,16 @@ class MomentLayer(RunningStatistics):
         self.num_features = check_positive("num_features", num_features)
         self.normalizers = check_normalizers(normalizers)
         self.groups = check_positive("groups", groups)
-        if "gn" in self.normalizers and num_features % groups:
-            raise ValueError(f"groups: expected a divisor of num_features = {num_features}, got {groups}")
-        if not eps >= 0:
+        if "gn" in self.normalizers and self.num_features % self.groups:
+            raise ValueError(
+                f"groups: expected a divisor of num_features = {self.num_features}, got {self.groups}"
+            )
+        if not _is_real(eps) or not 0 <= eps < math.inf:
             raise ValueError(f"eps: expected a number that is not negative, got {eps!r}")
-        if momentum is not None and not 0 <= momentum <= 1:
+        if momentum is not None and (not _is_real(momentum) or not 0 <= momentum <= 1):
             raise ValueError(f"momentum: expected a number in [0, 1] or None, got {momentum!r}")
-        self.eps = eps
-        self.momentum = momentum
+        self.eps = float(eps)
+        self.momentum = None if momentum is None else float(momentum)
         self.sync = sync
         self.process_group = process_group
         if "bn" in self.normalizers:
@@ -115,6 +124,31 @@ class MomentLayer(RunningStatistics):
             )
         if not x.is_floating_point():
             raise ValueError(f"{type(self).__name__}: expected a floating-point input, got {x.dtype}")
+        if self.training and 0 in x.shape[2:]:
+            raise ValueError(
+                f"{type(self).__name__}: expected one or more positions in training, got {tuple(x.shape)}"
+            )
+
+    def translate(self, state: dict[str, Any], prefix: str) -> None:
+        """Bring the layer's entries of `state`, named from `prefix` on, from public layouts into its own.
+
+        In place. The public Switchable Normalization code has `weight` and `bias` as (1, C, 1, 1),
+        `running_mean` and `running_var` as (1, C, 1), and no `num_batches_tracked`, which is set to 0.
+        """
+        own = {**dict(self.named_parameters(recurse=False)), **dict(self.named_buffers(recurse=False))}
+        for name in self.squeezed:
+            value = state.get(prefix + name)
+            if name in own and isinstance(value, Tensor) and _has_more_ones(value, own[name]):
+                state[prefix + name] = value.reshape(own[name].shape)
+        average = state.get(prefix + "running_mean")
+        if "num_batches_tracked" in own and isinstance(average, Tensor):
+            zero = torch.zeros((), dtype=torch.long, device=average.device)
+            state.setdefault(prefix + "num_batches_tracked", zero)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # `state_dict` is PyTorch's own copy, made for such changes.
+        self.translate(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The arguments, as `print(model)` shows them."""
@@ -126,6 +160,20 @@ class MomentLayer(RunningStatistics):
 
 def check_positive(name: str, value: int) -> int:
     """Return `value`; ValueError if it is not a positive whole number."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
-    return value
+    return number
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _has_more_ones(value: Tensor, own: Tensor) -> bool:
+    """Whether `value` has the shape of `own` but for additional dimensions of size 1."""
+    sizes, own_sizes = ([size for size in t.shape if size != 1] for t in (value, own))
+    return value.dim() > own.dim() and sizes == own_sizes

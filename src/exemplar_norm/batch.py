@@ -58,7 +58,7 @@ class BatchNorm(MomentLayer):
             sync=sync, process_group=process_group, device=device, dtype=dtype,
         )  # fmt: skip
         weight, bias = (
-            nn.Parameter(make(num_features, device=device, dtype=dtype)) if affine else None
+            nn.Parameter(make(self.num_features, device=device, dtype=dtype)) if affine else None
             for make in (torch.ones, torch.zeros)
         )
         self.register_parameter("weight", weight)

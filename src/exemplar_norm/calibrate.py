@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exemplar_norm.base import check_positive
 from exemplar_norm.normalizers import RunningStatistics
 
 
@@ -29,23 +30,26 @@ def calibrate(model: nn.Module, batches: Iterable[Any], limit: int | None = None
         `model`.
 
     Raises:
-        ValueError: there is no batch, no layer to calibrate, or `limit` is not positive. The statistics are
-            then as before.
+        ValueError: there is no batch, no layer to calibrate, `limit` is not a positive whole number, or a
+            batch is none of these. The statistics are then as before.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected a positive number of batches or None, got {limit}")
+    if limit is not None:
+        limit = check_positive("limit", limit)
     layers = [m for m in model.modules() if _keeps_statistics(m)]
     if not layers:
         raise ValueError("calibrate: expected a model with layers that keep running statistics, found none")
-    iterator = islice(iter(batches), limit)
-    first = next(iterator, None)
-    if first is None:
+    try:
+        iterator = islice(iter(batches), limit)
+    except TypeError as error:
+        raise ValueError(f"batches: expected an iterable of inputs, got {batches!r}") from error
+    first = list(islice(iterator, 1))
+    if not first:
         raise ValueError("calibrate: expected at least one batch, got none")
     flags = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     saved = [[b.clone() for b in _statistics(layer)] for layer in layers]
     try:
-        _average(model, layers, first, iterator)
+        _average(model, layers, chain(first, iterator))
     except BaseException:
         for layer, buffers in zip(layers, saved, strict=True):
             for buffer, before in zip(_statistics(layer), buffers, strict=True):
@@ -69,7 +73,7 @@ def _statistics(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _average(model: nn.Module, layers: list[nn.Module], first: Any, rest: Iterable[Any]) -> None:
+def _average(model: nn.Module, layers: list[nn.Module], batches: Iterable[Any]) -> None:
     model.eval()
     for layer in layers:
         mean, var, count = _statistics(layer)
@@ -79,6 +83,16 @@ def _average(model: nn.Module, layers: list[nn.Module], first: Any, rest: Iterab
         layer.momentum = None  # type: ignore[assignment]
         layer.train()
     device = _statistics(layers[0])[0].device
-    for batch in chain([first], rest):
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        model(x.to(device))
+    for batch in batches:
+        model(_input(batch).to(device))
+
+
+def _input(batch: Any) -> Tensor:
+    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(x, Tensor):
+        inside = "" if x is batch else f" that starts with a {type(x).__name__}"
+        raise ValueError(
+            "batches: expected tensors, or tuples whose first entry is the input tensor, "
+            f"got a {type(batch).__name__}{inside}"
+        )
+    return x

@@ -60,11 +60,12 @@ class ConditionalNorm(MomentLayer):
             num_features, ("bn",), eps=eps, momentum=momentum,
             sync=sync, process_group=process_group, device=device, dtype=dtype,
         )  # fmt: skip
-        width = max(num_features // 16, 8) if hidden is None else check_positive("hidden", hidden)
-        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
-        self.fc1 = nn.Linear(num_features, width, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(width, 2 * num_features, device=device, dtype=dtype)
+        C = self.num_features
+        width = max(C // 16, 8) if hidden is None else check_positive("hidden", hidden)
+        self.weight = nn.Parameter(torch.ones(C, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(C, device=device, dtype=dtype))
+        self.fc1 = nn.Linear(C, width, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(width, 2 * C, device=device, dtype=dtype)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 

@@ -73,13 +73,13 @@ class ExemplarNorm(MomentLayer):
         )  # fmt: skip
         if descriptor not in ("mean", "mean_std"):
             raise ValueError(f'descriptor: expected "mean" or "mean_std", got {descriptor!r}')
-        check_positive("hidden", hidden)
+        hidden = check_positive("hidden", hidden)
         self.descriptor = descriptor
-        self.reduction = largest_divisor(num_features, check_positive("reduction", reduction))
-        K = len(self.normalizers)
-        self.weight = nn.Parameter(torch.ones(K, num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(K, num_features, device=device, dtype=dtype))
-        channels = num_features * (2 if descriptor == "mean_std" else 1)
+        self.reduction = largest_divisor(self.num_features, check_positive("reduction", reduction))
+        K, C = len(self.normalizers), self.num_features
+        self.weight = nn.Parameter(torch.ones(K, C, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(K, C, device=device, dtype=dtype))
+        channels = C * (2 if descriptor == "mean_std" else 1)
         self.gate = Gate(channels, K, self.reduction, hidden, device=device, dtype=dtype)
 
     def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:

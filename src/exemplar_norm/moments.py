@@ -40,7 +40,9 @@ def moment_norm(x: Tensor, coefficients: Coefficients) -> Tensor:
     """Normalize `x` (N, C, *spatial) by the scale and shift that `coefficients` makes of its moments.
 
     Statistics and coefficients are float32 (float64 for a float64 input), whatever the input and the
-    autocast state; the output has the input's dtype and memory format.
+    autocast state; the output has the input's dtype and memory format. Their gradients are too, if
+    `backward` is called outside autocast, as PyTorch asks for: inside, autocast takes the backward's matrix
+    products (those of the gate, say) in low precision, as it does for any layer.
 
     Args:
         x: (N, C, *spatial), floating point, any strides.

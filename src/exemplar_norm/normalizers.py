@@ -30,9 +30,14 @@ Statistics = tuple[Tensor, Tensor]
 
 
 def check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
-    """Return the names as a tuple; ValueError if one is unknown or repeated, or there is none."""
+    """Return the names as a tuple; ValueError if one is unknown or repeated, or there is none.
+
+    A single string is refused, as a sequence of letters; a set, as it has no order.
+    """
     choices = f"one or more of {', '.join(NORMALIZERS)}, each at most once"
-    names = (normalizers,) if isinstance(normalizers, str) else tuple(normalizers)
+    if isinstance(normalizers, str) or not isinstance(normalizers, Sequence):
+        raise ValueError(f"normalizers: expected a list or tuple of {choices}, got {normalizers!r}")
+    names = tuple(normalizers)
     if not names or any(name not in NORMALIZERS for name in names) or len(set(names)) < len(names):
         raise ValueError(f"normalizers: expected {choices}, got {', '.join(map(repr, names)) or 'none'}")
     return names
@@ -57,7 +62,8 @@ class RunningStatistics(nn.Module):
 
     A base of the layers, so that the buffers carry BatchNorm's names: `running_mean`, `running_var`
     (unbiased), `num_batches_tracked`. `momentum=None` keeps the cumulative average. A batch that holds one
-    value per channel moves `running_mean` only: its variance estimate would be 0.
+    value per channel moves `running_mean` only: its variance estimate would be 0. An empty batch moves
+    nothing.
     """
 
     running_mean: Tensor
@@ -78,13 +84,13 @@ class RunningStatistics(nn.Module):
     def batch_statistics(self, moments: Moments) -> Statistics:
         """(μ, σ²), each (1, C): the batch's in training (the averages move), else the running ones."""
         mean, var, positions = moments
-        if not self.training:
-            return self.running_mean.to(mean.dtype)[None], self.running_var.to(mean.dtype)[None]
         count: int | Tensor = mean.shape[0] * positions
-        if self.sync and ranks_of(self.process_group) > 1:
+        synced = self.sync and ranks_of(self.process_group) > 1
+        # An empty batch has no statistics, and no output that would need them.
+        if not self.training or (count == 0 and not synced):
+            return self.running_mean.to(mean.dtype)[None], self.running_var.to(mean.dtype)[None]
+        if synced:
             mu, sigma2, count = pool_ranks(mean, var, positions, self.process_group)
-        elif count == 0:
-            raise ValueError("bn statistics in training: expected at least one value, got an empty batch")
         else:
             mu, sigma2 = pool(mean, var, 0)
         self._update_running_statistics(mu[0], sigma2[0], count)
@@ -94,12 +100,17 @@ class RunningStatistics(nn.Module):
     def _update_running_statistics(self, mu: Tensor, sigma2: Tensor, count: int | Tensor) -> None:
         if _is_recomputation():
             return
-        self.num_batches_tracked.add_(1)
-        # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
-        factor = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.to(mu.dtype)
-        _move(self.running_mean, mu, factor)
         if isinstance(count, Tensor):
             # The count over ranks lives on the device: no branch on it, which would wait for the device.
+            self.num_batches_tracked.add_((count > 0).to(torch.long))
+            mu = torch.where(count > 0, mu, self.running_mean)
+        else:
+            self.num_batches_tracked.add_(1)
+        # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
+        tracked = self.num_batches_tracked.clamp(min=1).to(mu.dtype)
+        factor = self.momentum if self.momentum is not None else 1.0 / tracked
+        _move(self.running_mean, mu, factor)
+        if isinstance(count, Tensor):
             unbiased = torch.where(count > 1, sigma2 * (count / (count - 1)), self.running_var)
             _move(self.running_var, unbiased, factor)
         elif count > 1:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over positions: m = Σ x / S, v = Σ (x − m)² / S, never E[x²] − E[x]²."""
-    if x_NCS.shape[0] == 0:  # var_mean warns, though there is no value that it could get wrong
+    if (
+        x_NCS.numel() == 0
+    ):  # var_mean warns, and is NaN over no positions, as the parameters' gradients would be
         return x_NCS.sum(2), x_NCS.sum(2)
     var_NC, mean_NC = torch.var_mean(x_NCS, 2, correction=0)
     return mean_NC, var_NC

@@ -57,7 +57,7 @@ class _PoolRanks(torch.autograd.Function):
             [mean.shape[1], mean.shape[1], 1], 1
         )
         count = n_R1.sum()
-        share_R1 = n_R1 / count
+        share_R1 = n_R1 / count.clamp(min=1)  # every rank may have an empty batch
         mu = (share_R1 * mu_RC).sum(0, keepdim=True)
         sigma2 = (share_R1 * (sigma2_RC + (mu_RC - mu).square())).sum(0, keepdim=True)
         ctx.positions, ctx.group = positions, group

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 from exemplar_norm.exemplar import ExemplarNorm
 
-# What wrappers put in front of or between the names of a network's modules.
-_WRAPPERS = ("module", "_orig_mod")
+# PyTorch's wrappers and the name of their one child. By class name: importing them would take seconds.
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
 
 
 @contextmanager
@@ -30,8 +37,8 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         model: any network, wrapped by data parallelism or `torch.compile` or not.
 
     Yields:
-        A dict from module name, without the wrappers' "module." and "_orig_mod.", to λ (N, K). A layer
-        appears once it has run.
+        A dict from module name, without what PyTorch's wrappers put into it ("module.", "_orig_mod."), to
+        λ (N, K). A layer appears once it has run.
     """
     ratios: dict[str, Tensor] = {}
 
@@ -42,7 +49,7 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return keep
 
     handles = [
-        layer.gate.register_forward_hook(hook_for(_unwrapped(name)))
+        layer.gate.register_forward_hook(hook_for(_unwrapped(model, name)))
         for name, layer in model.named_modules()
         if isinstance(layer, ExemplarNorm)
     ]
@@ -55,5 +62,16 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+def _unwrapped(model: nn.Module, name: str) -> str:
+    parts, module = [], model
+    for part in name.split(".") if name else ():
+        if not _is_wrapper_of(module, part):
+            parts.append(part)
+        module = module.get_submodule(part)
+    return ".".join(parts)
+
+
+def _is_wrapper_of(module: nn.Module, child: str) -> bool:
+    """Whether `module` is a wrapper and `child` what it wraps: a network may well call a part "module"."""
+    classes = [c.__name__ for c in type(module).__mro__ if c.__module__.startswith("torch.")]
+    return list(module._modules) == [child] and any(_WRAPPERS.get(name) == child for name in classes)

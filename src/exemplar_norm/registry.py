@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 from exemplar_norm import conditional, exemplar, switch
+from exemplar_norm.base import check_positive
+from exemplar_norm.batch import BatchNorm
 
 # Spatial dimensions of the class's name → class; None for a class that takes inputs of any rank.
 ByDims = dict[int | None, Callable[..., nn.Module]]
+
+_CHECKED = ("eps", "momentum")
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -36,8 +40,19 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
         return output
 
 
+class _InstanceNorm1d(nn.InstanceNorm1d):
+    """PyTorch's InstanceNorm for batched inputs alone: it would take (N, C) for one sample (C, L)."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() != 3:
+            raise ValueError(
+                f"InstanceNorm1d: expected (N, C, L), got shape {tuple(input.shape)}; "
+                "a single position has no spread"
+            )
+
+
 def _group_norm(num_features: int, groups: int = 32, **options: Any) -> nn.GroupNorm:
-    if not isinstance(groups, int) or groups < 1 or num_features % groups:
+    if num_features % check_positive("groups", groups):
         raise ValueError(f"groups: expected a divisor of num_features = {num_features}, got {groups!r}")
     return nn.GroupNorm(groups, num_features, **options)
 
@@ -51,7 +66,8 @@ class NormBuilder:
         classes: what it builds, by the spatial dimensions of the class's name (None: any rank).
 
     Raises:
-        ValueError: on call, for an option that the normalizer does not have, or a value that it refuses.
+        ValueError: on call, for `num_features` or `dims` that are none, an option that the normalizer does
+            not have, or a value that it refuses.
     """
 
     def __init__(self, name: str, classes: ByDims, options: Sequence[str], **fixed: Any) -> None:
@@ -68,8 +84,11 @@ class NormBuilder:
                 f"norm {self.name!r}: expected options among {', '.join(self.options)}, "
                 f"got {', '.join(unknown)}"
             )
-        if dims not in self.classes:
+        if not isinstance(dims, int | None) or dims not in self.classes:
             raise ValueError(f"dims: expected 1, 2 or 3, got {dims!r}")
+        num_features = check_positive("num_features", num_features)
+        # PyTorch's layers take any number: the family's checks of the same arguments.
+        BatchNorm(num_features, device="meta", **{k: options[k] for k in _CHECKED if k in options})
         return self.classes[dims](num_features, **self._fixed, **options)
 
 
@@ -81,7 +100,7 @@ def _family(name: str, any_rank: type, *by_dims: type) -> NormBuilder:
 
 _BATCH_NORM: ByDims = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d, None: _BatchNorm}
 _INSTANCE_NORM: ByDims = {
-    1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d, None: _InstanceNorm,
+    1: _InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d, None: _InstanceNorm,
 }  # fmt: skip
 _GROUP_NORM: ByDims = dict.fromkeys((1, 2, 3, None), _group_norm)
 
@@ -119,4 +138,5 @@ NORMS: dict[str, NormBuilder] = {
 """NORMS[key](num_features, *, dims=2, **options) → Module, for every normalizer of the comparison.
 
 "bn", "in", "ln" and "gn" are PyTorch's own affine modules, the honest baselines ("ln" is GroupNorm with
-one group, the LayerNorm of convolutional networks)."""
+one group, the LayerNorm of convolutional networks). "in" with dims=1 refuses (N, C): one position has no
+spread, and PyTorch would take it for a single sample (C, L)."""

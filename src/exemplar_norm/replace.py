@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import torch
 from torch import Tensor, nn
 
 from exemplar_norm.exemplar import ExemplarNorm
-from exemplar_norm.sources import Source, attachments, placement
+from exemplar_norm.sources import Source, attachments, own_parts, placement, setting
 
 
 class NormAct(nn.Sequential):
@@ -17,19 +17,27 @@ class NormAct(nn.Sequential):
 
 
 def replacement(
-    name: str, source: Source, make: Callable[[Source], nn.Module], model: nn.Module, preserve: bool
+    name: str,
+    source: Source,
+    make: Callable[[Source], nn.Module],
+    model: nn.Module,
+    preserve: bool,
+    shared: Set[int],
 ) -> nn.Module:
     """A layer built by `make` in the place of the source, with its device, dtype, flags and activation.
+
+    `shared` holds the ids of the model's tied tensors.
 
     Raises:
         ValueError: the source carries what its replacement would lose, or its function cannot be kept.
     """
     old = source.module
-    lost = attachments(old)
+    lost = attachments(old, shared)
     if lost:
         raise ValueError(
-            f"{name or 'model'}: expected a {type(old).__name__} without hooks and parametrizations, which "
-            f"its replacement would lose, got {', '.join(lost)}: remove them first, or use skip="
+            f"{name or 'model'}: expected a {type(old).__name__} without hooks, parametrizations, ties and a "
+            f"forward of its own, which its replacement would lose, got {', '.join(lost)}: "
+            "remove them first, or use skip="
         )
     new = make(source)
     device, dtype = placement(old, model)
@@ -43,21 +51,21 @@ def replacement(
 
 @torch.no_grad()
 def _carry(name: str, source: Source, new: nn.Module) -> None:
-    """Give `new` the source's affine parameters and running statistics, so that it computes the same."""
+    """Give `new` the source's parameters and running statistics, so that it computes the same."""
     if isinstance(new, ExemplarNorm):
         _check_preservable(name, source, new)
+    own = _tensors(new)
+    for key, value in _tensors(source.module).items():
+        if key in own and own[key].shape == value.shape:
+            own[key].copy_(value)
+    if isinstance(new, ExemplarNorm) and not isinstance(source.module, ExemplarNorm):
         weight, bias = one_normalizer_affine(new, source.normalizer, source.weight, source.bias)
         new.weight.copy_(weight)
         new.bias.copy_(bias)
-    else:
-        for key in ("weight", "bias"):
-            old, target = getattr(source, key), getattr(new, key, None)
-            if old is not None and target is not None and target.shape == old.shape:
-                target.copy_(old)
-    for key in ("running_mean", "running_var", "num_batches_tracked"):
-        old, target = getattr(source.module, key, None), getattr(new, key, None)
-        if old is not None and target is not None:
-            target.copy_(old)
+
+
+def _tensors(layer: nn.Module) -> dict[str, Tensor]:
+    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
 
 
 def one_normalizer_affine(
@@ -76,19 +84,25 @@ def one_normalizer_affine(
 
 
 def _check_preservable(name: str, source: Source, new: ExemplarNorm) -> None:
-    kind, names = source.normalizer, new.normalizers
-    where = f"{name or 'model'} ({type(source.module).__name__}, {kind!r})"
+    kind, names, old = source.normalizer, new.normalizers, source.module
+    where = f"{name or 'model'} ({type(old).__name__}, {kind!r})"
     anyway = "or preserve=False to convert without keeping the function"
-    if kind not in names:
+    # What a layer's function hangs on besides its state; groups of a layer without "gn" do nothing.
+    fixed = ["eps"]
+    if isinstance(old, ExemplarNorm):
+        fixed += ["normalizers", "descriptor", "reduction", "hidden"] + ["groups"] * ("gn" in names)
+    elif kind not in names:
         raise ValueError(
             f"{where}: its function is kept only if {kind!r} is among the normalizers, got {names}: "
             f"pass normalizers={(*names, kind)}, {anyway}"
         )
-    if kind == "gn" and new.groups != source.groups:
-        raise ValueError(
-            f"{where}: expected groups={source.groups}, got {new.groups}: leave groups out, {anyway}"
-        )
-    if kind == "in" and getattr(source.module, "running_mean", None) is not None:
+    elif kind == "gn":
+        fixed += ["groups"]
+    for option in fixed:
+        own, given = setting(old, option), setting(new, option)
+        if own != given:
+            raise ValueError(f"{where}: expected {option}={own}, got {given}: leave {option} out, {anyway}")
+    if kind == "in" and getattr(old, "running_mean", None) is not None:
         raise ValueError(
             f"{where}: expected track_running_stats=False, got True (exemplar layers keep averages for 'bn' "
             f"alone): skip the layer, {anyway}"
@@ -97,7 +111,8 @@ def _check_preservable(name: str, source: Source, new: ExemplarNorm) -> None:
 
 def _copy_flags(source: Source, new: nn.Module) -> None:
     """Carry `requires_grad` and the training flag; what the source has no twin for follows its parameters."""
-    flags = {key: p.requires_grad for key, p in source.module.named_parameters(recurse=False)}
+    parts = own_parts(source.module)
+    flags = {key: p.requires_grad for key, p in source.module.named_parameters(recurse=len(parts) > 1)}
     for key, parameter in new.named_parameters():
         parameter.requires_grad_(flags.get(key, any(flags.values()) or not flags))
     new.train(source.module.training)

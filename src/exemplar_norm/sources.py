@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Set
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from exemplar_norm.base import MomentLayer
+from exemplar_norm.batch import BatchNorm
+from exemplar_norm.registry import NORMS, NormBuilder
 
-_BN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_IN = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+def _by_class(builder: NormBuilder) -> dict[Any, int | None]:
+    return {kind: dims for dims, kind in builder.classes.items()}
+
+
+_BN = {**_by_class(NORMS["bn"]), nn.SyncBatchNorm: None, BatchNorm: None}
+_IN = {**_by_class(NORMS["in"]), nn.InstanceNorm1d: 1}
 
 # timm's classes by name, so that timm is needed by those alone who use it.
-_TIMM_BN = ("BatchNormAct2d", "SyncBatchNormAct")
+_TIMM_BN = {"BatchNormAct2d": 2, "SyncBatchNormAct": None}
 _TIMM_GN = ("GroupNorm", "GroupNorm1", "GroupNormAct", "GroupNorm1Act")
-_TIMM_DIMS = {"BatchNormAct2d": 2}
+
+_NORMALIZERS = (
+    MomentLayer, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm,
+)  # fmt: skip
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Source(NamedTuple):
@@ -24,15 +37,15 @@ class Source(NamedTuple):
 
     module: nn.Module
     normalizer: str
-    """Which of "in", "ln", "bn", "gn" it applies."""
+    """Which of "in", "ln", "bn", "gn" it applies; for a layer of the family its key in NORMS."""
     num_features: int
     groups: int | None
     """GroupNorm's groups; None for the others."""
     dims: int | None
     """Spatial dimensions its class stands for; None where it takes any."""
-    eps: float
-    momentum: float | None
-    has_momentum: bool
+    options: dict[str, Any]
+    """What a replacement takes over where it has such an option: eps, and momentum, sync and process_group
+    where the layer has them; of a layer of the family, every option."""
     weight: Tensor | None
     bias: Tensor | None
 
@@ -51,11 +64,11 @@ def read_source(module: nn.Module) -> Source | None:
     """
     kind = _unparametrized_type(module)
     timm_name = kind.__name__ if kind.__module__.startswith("timm.") else None
-    if kind in _BN or kind is nn.SyncBatchNorm or timm_name in _TIMM_BN:
-        dims = _BN.index(kind) + 1 if kind in _BN else _TIMM_DIMS.get(kind.__name__)
+    if kind in _BN or timm_name in _TIMM_BN:
+        dims = _BN[kind] if kind in _BN else _TIMM_BN[kind.__name__]
         return _describe(module, "bn", int(module.num_features), dims)  # type: ignore[arg-type]
     if kind in _IN:
-        return _describe(module, "in", int(module.num_features), _IN.index(kind) + 1)  # type: ignore[arg-type]
+        return _describe(module, "in", int(module.num_features), _IN[kind])  # type: ignore[arg-type]
     if kind is nn.GroupNorm or timm_name in _TIMM_GN:
         groups, channels = int(module.num_groups), int(module.num_channels)  # type: ignore[arg-type]
         normalizer = {1: "ln", channels: "in"}.get(groups, "gn")
@@ -63,39 +76,87 @@ def read_source(module: nn.Module) -> Source | None:
     return None
 
 
+def read_member(module: nn.Module, builder: NormBuilder) -> Source | None:
+    """Describe a layer of the family that `builder` builds; None for any other module."""
+    kind, dims = _unparametrized_type(module), _by_class(builder)
+    if not isinstance(module, MomentLayer) or kind not in dims:
+        return None
+    own = {option: setting(module, option) for option in builder.options}
+    return _describe(module, builder.name, module.num_features, dims[kind])._replace(options=own)
+
+
 def _describe(module: nn.Module, normalizer: str, num_features: int, dims: int | None) -> Source:
-    return Source(
-        module=module,
-        normalizer=normalizer,
-        num_features=num_features,
-        groups=None,
-        dims=dims,
-        eps=module.eps,  # type: ignore[arg-type]
-        momentum=getattr(module, "momentum", None),
-        has_momentum=hasattr(module, "momentum"),
-        weight=getattr(module, "weight", None),
-        bias=getattr(module, "bias", None),
-    )
+    options = {key: getattr(module, key) for key in ("eps", "momentum") if hasattr(module, key)}
+    if isinstance(module, nn.SyncBatchNorm) or getattr(module, "sync", False):
+        options.update(sync=True, process_group=module.process_group)
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    return Source(module, normalizer, num_features, None, dims, options, weight, bias)
+
+
+def setting(layer: nn.Module, option: str) -> Any:
+    """The layer's own value of an option of its builder."""
+    if option == "hidden":
+        mlp: Any = getattr(layer, "gate", layer)
+        return mlp.fc1.out_features
+    if option == "groups" and isinstance(layer, nn.GroupNorm):
+        return layer.num_groups
+    return getattr(layer, option)
+
+
+def channels_of(module: nn.Module) -> int | None:
+    """C, where the module says it as PyTorch's normalization layers do."""
+    found = getattr(module, "num_features", getattr(module, "num_channels", None))
+    return found if isinstance(found, int) else None
 
 
 def _unparametrized_type(module: nn.Module) -> type:
     return type(module).__mro__[1] if parametrize.is_parametrized(module) else type(module)
 
 
-def attachments(module: nn.Module) -> list[str]:
-    """What hangs on a module and a replacement would lose: names of its hook tables, parametrizations."""
-    found = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
-    for name, parameter in module.named_parameters(recurse=False):
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-            found.append(f"hooks on {name}")
-    return [*found, "parametrizations"] if parametrize.is_parametrized(module) else found
+def own_parts(module: nn.Module) -> list[nn.Module]:
+    """The modules that a replacement takes the place of: not the activation of a timm class, which stays."""
+    return list(module.modules()) if isinstance(module, MomentLayer) else [module]
+
+
+def shared_tensors(model: nn.Module) -> set[int]:
+    """The ids of the parameters and buffers that are registered in more than one place."""
+    registered = (t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values()))
+    return {key for key, count in Counter(id(t) for t in registered if t is not None).items() if count > 1}
+
+
+def attachments(module: nn.Module, shared: Set[int]) -> list[str]:
+    """What hangs on a module and a replacement would lose: hooks, parametrizations, ties, its own forward."""
+    found = []
+    for part in own_parts(module):
+        found += [name for name, value in vars(part).items() if name.endswith("_hooks") and value]
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is None:
+                continue
+            if tensor._backward_hooks or tensor._post_accumulate_grad_hooks:
+                found.append(f"hooks on {name}")
+            if id(tensor) in shared:
+                found.append(f"a {name} that is tied to another")
+        if "forward" in vars(part):
+            found.append("a forward of its own")
+        if parametrize.is_parametrized(part):
+            found.append("parametrizations")
+    return found
 
 
 def is_other_norm(module: nn.Module) -> bool:
-    """Whether `module` looks like a normalization layer but can neither be replaced nor is of the family."""
-    if isinstance(module, MomentLayer) or not _named_norm(module):
+    """Whether `module` looks like a normalization layer, and is none that can be replaced.
+
+    A module that only holds normalizers, such as a block that is named after them, is none itself.
+    """
+    if isinstance(module, _CONTAINERS) or read_source(module) is not None:
         return False
-    return read_source(module) is None and not any(_named_norm(child) for child in module.children())
+    inside = (m for m in module.modules() if m is not module)
+    return isinstance(module, _NORMALIZERS) or (_named_norm(module) and not any(map(_named_norm, inside)))
+
+
+def looks_like_norm(module: nn.Module) -> bool:
+    """Whether `module` could be a normalization layer of any make: by its name, or having no parts."""
+    return _named_norm(module) or next(module.children(), None) is None
 
 
 def _named_norm(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ Legend: N samples, C channels, K normalizers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,9 @@ class SwitchNorm(MomentLayer):
             num_features, normalizers, groups=groups, eps=eps, momentum=momentum,
             sync=sync, process_group=process_group, device=device, dtype=dtype,
         )  # fmt: skip
-        K = len(self.normalizers)
-        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        K, C = len(self.normalizers), self.num_features
+        self.weight = nn.Parameter(torch.ones(C, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(C, device=device, dtype=dtype))
         self.mean_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
         self.var_weight = nn.Parameter(torch.ones(K, device=device, dtype=dtype))
 
@@ -107,6 +108,7 @@ class SparseSwitchNorm(SwitchNorm):
     """
 
     radius: Tensor
+    squeezed: ClassVar[tuple[str, ...]] = (*SwitchNorm.squeezed, "radius")
 
     def __init__(
         self,
@@ -137,6 +139,12 @@ class SparseSwitchNorm(SwitchNorm):
         radius = torch.where(radius >= largest - slack, largest, radius)
         means, variances = sparsestmax(logits, radius)
         return means, variances
+
+    def translate(self, state: dict[str, Any], prefix: str) -> None:
+        """See `MomentLayer.translate`; the public SSN code's `mean_fixed` and `var_fixed` are dropped."""
+        for flag in ("mean_fixed", "var_fixed"):  # what they say is in the weights themselves: one-hot
+            state.pop(prefix + flag, None)
+        super().translate(state, prefix)
 
     @torch.no_grad()
     def set_sparsity(self, progress: float) -> None:

@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 from exemplar_norm.base import MomentLayer
 from exemplar_norm.batch import BatchNorm
 from exemplar_norm.replace import replacement, swap
-from exemplar_norm.sources import Source, placement, read_source
+from exemplar_norm.sources import Source, is_other_norm, placement, read_source, shared_tensors
 
 
 def sync_norm(model: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
@@ -28,8 +28,9 @@ def sync_norm(model: nn.Module, process_group: ProcessGroup | None = None) -> nn
         `model`, or its replacement where it is itself a BatchNorm.
 
     Raises:
-        ValueError: no layer takes statistics over the batch; a layer carries hooks or parametrizations,
-            which would be lost; or it keeps no running statistics. The model is then unchanged.
+        ValueError: no layer takes statistics over the batch; a layer carries hooks, parametrizations, tied
+            parameters or a forward of its own, which would be lost; or it keeps no running statistics. The
+            model is then unchanged.
     """
 
     def make(source: Source) -> nn.Module:
@@ -37,14 +38,18 @@ def sync_norm(model: nn.Module, process_group: ProcessGroup | None = None) -> nn
         on_gpu = device is not None and device.type == "cuda"
         build = nn.SyncBatchNorm if on_gpu else partial(BatchNorm, sync=True)
         return build(
-            source.num_features, eps=source.eps, momentum=source.momentum,
+            source.num_features, eps=source.options["eps"], momentum=source.options["momentum"],
             affine=source.weight is not None, process_group=process_group,
         )  # fmt: skip
 
     members: list[MomentLayer | nn.SyncBatchNorm] = []
     replacements: dict[nn.Module, nn.Module] = {}
+    shared = shared_tensors(model)
+    left: set[nn.Module] = set()  # layers that are left alone, with their parts
     for name, module in model.named_modules():
         source = read_source(module)
+        if module in left:
+            continue
         if isinstance(module, nn.SyncBatchNorm) or (
             isinstance(module, MomentLayer) and "bn" in module.normalizers
         ):
@@ -54,7 +59,9 @@ def sync_norm(model: nn.Module, process_group: ProcessGroup | None = None) -> nn
                 raise ValueError(
                     f"{name or 'model'}: expected track_running_stats=True to synchronise, got False"
                 )
-            replacements[module] = replacement(name, source, make, model, preserve=True)
+            replacements[module] = replacement(name, source, make, model, True, shared)
+        elif is_other_norm(module):
+            left.update(module.modules())
     if not members and not replacements:
         raise ValueError("sync_norm: expected layers that take statistics over the batch, found none")
     for module in members:

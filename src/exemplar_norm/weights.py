@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from exemplar_norm.base import MomentLayer
 from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.replace import NormAct, one_normalizer_affine
+from exemplar_norm.switch import SparseSwitchNorm
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-_SSN_FLAGS = ("mean_fixed", "var_fixed")
 # Names under which training scripts put the weights, and prefixes that wrappers leave.
 _CONTAINERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -36,10 +39,11 @@ def load_weights(
     - BatchNorm's state into an exemplar layer with "bn" among its normalizers: the network then computes
       what the BatchNorm network did (see `convert_norm`), and the gate's last layer is set to zero;
     - the layout of the public Switchable Normalization code, `weight` (1, C, 1, 1) and `running_mean`
-      (1, C, 1), and of the public SSN code, into the layer of the same number of normalizers. Their order
-      is in, ln, bn (ln, bn in the 1d layer; in, ln without bn). Outputs differ from that code's: it
-      uses the unbiased variance of an instance, larger by S / (S − 1) over S positions. A
-      missing `num_batches_tracked` is set to 0.
+      (1, C, 1), and of the public SSN code, into the layer of the same number of normalizers (as plain
+      `load_state_dict` does too). Their order is in, ln, bn (ln, bn in the 1d layer; in, ln without bn).
+      Outputs differ from that code's: it uses the unbiased variance of an instance, larger by S / (S − 1)
+      over S positions. A missing `num_batches_tracked` is set to 0. SSN layers without `radius` in the
+      checkpoint keep their own, and one log line says so.
 
     Args:
         model: the network; changed in place.
@@ -47,18 +51,23 @@ def load_weights(
             either, loaded with `weights_only=True`.
         running_statistics: False leaves the running statistics of the normalizers as they are. For
             checkpoints of the public code's `using_moving_average=False`, whose buffers hold sums over
-            batches that cannot be used: load without them, then call `calibrate`.
+            batches that cannot be used: load without them, then call `calibrate`. Such sums cannot be told
+            from averages reliably; only variances that are negative or not finite are refused.
 
     Returns:
         `model`.
 
     Raises:
-        ValueError: names are missing or unexpected, or shapes differ; all are listed. The model is unchanged.
+        ValueError: names are missing or unexpected, or shapes differ (all are listed); a `running_var` of the
+            family's layers is negative or not finite. The model is unchanged.
     """
     state = _plain_state(checkpoint)
-    for name, layer in model.named_modules():
-        if isinstance(layer, MomentLayer):
-            _translate(state, _prefix(model, name), name, layer, running_statistics)
+    # A shared layer has its state under each of its names.
+    modules = model.named_modules(remove_duplicate=False)
+    layers = [(name, module) for name, module in modules if isinstance(module, MomentLayer)]
+    for name, layer in layers:
+        _translate(state, _prefix(model, name), name, layer, running_statistics)
+    without_radius = _keep_radius(state, layers)
     own = model.state_dict()
     problems = [
         _listed("missing", [k for k in own if k not in state]),
@@ -75,6 +84,8 @@ def load_weights(
     if any(problems):
         raise ValueError("checkpoint does not fit the network: " + "; ".join(p for p in problems if p))
     model.load_state_dict(state)
+    if without_radius:
+        logger.warning("checkpoint without radius, own kept: %s", _listed("layers", without_radius))
     return model
 
 
@@ -111,23 +122,46 @@ def _translate(state: State, old: str, name: str, layer: MomentLayer, running_st
         raise ValueError(
             f"{name or 'model'}: BatchNorm's state needs 'bn' among the normalizers, got {layer.normalizers}"
         )
-    found = {key: state.pop(old + key) for key in (*own, *_SSN_FLAGS) if old + key in state}
+    layer.translate(state, old)
+    found = {key: state.pop(old + key) for key in own if old + key in state}
     if old != new:  # a checkpoint made after the conversion
+        layer.translate(state, new)
         found.update({key: state.pop(new + key) for key in own if new + key in state})
-    for key in _SSN_FLAGS:  # what they say is in the weights themselves: one-hot
-        found.pop(key, None)
     if isinstance(layer, ExemplarNorm) and is_batch_norm:
-        found = _from_batch_norm(layer, found)
-    # (1, C, 1, 1), (1, C, 1) and (1) of the public codes hold the same numbers in the same order.
-    found = {k: v.reshape(own[k].shape) if v.numel() == own[k].numel() else v for k, v in found.items()}
-    if "running_mean" in found and "num_batches_tracked" not in found:
-        found["num_batches_tracked"] = torch.zeros_like(own["num_batches_tracked"])
+        found = _from_batch_norm(name, layer, found)
     if not running_statistics:
         found.update({key: own[key] for key in _RUNNING if key in own})
+    elif not _is_variance(found.get("running_var")):
+        raise ValueError(
+            f"{name or 'model'}: expected a running_var that is finite and not negative, got another, as "
+            "sums over batches can be: load with running_statistics=False, then calibrate"
+        )
     state.update({new + key: value for key, value in found.items()})
 
 
-def _from_batch_norm(layer: ExemplarNorm, found: State) -> State:
+def _is_variance(value: Tensor | None) -> bool:
+    return value is None or bool(((value >= 0) & value.isfinite()).all())
+
+
+def _keep_radius(state: State, layers: list[tuple[str, MomentLayer]]) -> list[str]:
+    """Complete the state of SSN layers that has no radius by their own; return their names."""
+    names = []
+    for name, layer in layers:
+        prefix = f"{name}." if name else ""
+        given = [prefix + key in state for key in ("mean_weight", "radius")]
+        if isinstance(layer, SparseSwitchNorm) and given == [True, False]:
+            state[prefix + "radius"] = layer.radius
+            names.append(name or "model")
+    return names
+
+
+def _from_batch_norm(name: str, layer: ExemplarNorm, found: State) -> State:
+    for key in ("weight", "bias"):
+        if key in found and found[key].shape != (layer.num_features,):
+            raise ValueError(
+                f"{name or 'model'}: expected BatchNorm's {key} of shape {(layer.num_features,)}, "
+                f"got {tuple(found[key].shape)}"
+            )
     gate = {f"gate.{key}": value.clone() for key, value in layer.gate.state_dict().items()}
     for key in ("gate.fc2.weight", "gate.fc2.bias"):
         gate[key].zero_()

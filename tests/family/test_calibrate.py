@@ -138,12 +138,40 @@ def test_errors_leave_the_model_alone():
     state = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(ValueError, match="at least one batch"):
         calibrate(net, [])
-    for limit in (0, -1):
+    for limit in (0, -1, 2.5, True, "3"):
         with pytest.raises(ValueError, match=f"limit: expected a positive.*{limit}"):
             calibrate(net, batches(), limit=limit)
+    for no_batches in (None, 4):
+        with pytest.raises(ValueError, match=f"batches: expected an iterable of inputs, got {no_batches}"):
+            calibrate(net, no_batches)
     with pytest.raises(ValueError, match="layers that keep running statistics"):
         calibrate(nn.Sequential(nn.Conv2d(3, 3, 1), nn.InstanceNorm2d(3)), batches())
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"image": torch.ones(2, 6, 4, 3)}, "got a dict"),
+        (({"image": 1}, 2), "got a tuple that starts with a dict"),
+        ([], "got a list"),
+        (None, "got a NoneType"),
+    ],
+    ids=["dict", "dict-in-tuple", "empty", "none"],
+)
+@pytest.mark.parametrize("position", [0, 2])
+def test_a_batch_that_holds_no_input(position, batch, says):
+    net, inputs = Net("sn").train(), batches()
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^batches: expected tensors, or tuples.*, {says}$"):
+        calibrate(net, [*inputs[:position], batch])
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_an_empty_batch_counts_for_nothing():
+    layer, inputs = family_case("en").build(), batches()
+    calibrate(layer, [inputs[0], inputs[0][:0], *inputs[1:]])
+    assert_averages(layer, inputs)
 
 
 def test_a_shared_layer_averages_over_its_uses():

@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from exemplar_norm import record_ratios
@@ -26,6 +28,10 @@ class Counting(TorchDispatchMode):
 def network():
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 6, 3), family_case("en").build(torch.float32), nn.ReLU())
+
+
+def norm_6():
+    return family_case("en").build(torch.float32)
 
 
 def data(n=3):
@@ -112,16 +118,53 @@ def test_other_layers_have_no_ratios(kind):
     assert ratios == {}
 
 
-def test_names_lose_every_wrapper():
-    class Holder(nn.Module):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
+WRAPPERS = {
+    "data-parallel": nn.DataParallel,
+    "averaged": AveragedModel,
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "averaged-data-parallel": lambda net: AveragedModel(nn.DataParallel(net)),
+    "checkpointing": lambda net: nn.Sequential(*map(checkpoint_wrapper, net)),
+}
 
-        def forward(self, x):
-            return self.module(x)
 
-    model = Holder(Holder(network()))
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_names_lose_every_wrapper(wrap):
+    model = wrap(network()).eval()
     with record_ratios(model) as ratios:
         model(data())
     assert set(ratios) == {"1"}
+
+
+class Holder(nn.Module):
+    """No wrapper: a network that calls its part "module", or "_orig_mod"."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("name", ["module", "_orig_mod"])
+def test_names_of_a_network_that_sound_like_a_wrapper_stay(name):
+    """Two layers must not end under one name."""
+    model = Holder(n=norm_6(), **{name: Holder(n=norm_6())})
+    x = torch.randn(3, 6, 4, 4)
+    with record_ratios(nn.DataParallel(model)) as ratios:
+        model(x)
+    assert set(ratios) == {"n", f"{name}.n"}
+    assert not torch.equal(ratios["n"], ratios[f"{name}.n"])
+    alone = Holder(**{name: norm_6()})
+    with record_ratios(alone) as ratios:
+        alone(x)
+    assert set(ratios) == {name}
+
+
+def test_the_layer_itself_has_an_empty_name():
+    with record_ratios(layer := norm_6()) as ratios:
+        layer(torch.randn(3, 6, 4, 4))
+    assert set(ratios) == {""}

@@ -12,8 +12,6 @@ from exemplar_norm import NORMS, convert_norm, load_weights
 from tests.family.family_cases import FAMILY, family_case
 from tests.layers.layer_cases import randomise
 
-K = ("in", "ln", "bn")
-
 
 @pytest.mark.parametrize("name", ["torchvision resnet18", "timm regnety_004"])
 def test_batchnorm_checkpoint_into_a_converted_network(name):
@@ -73,53 +71,6 @@ def test_converted_network_with_activations_round_trip():
     assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
 
 
-def public_layout(layer, dims, ssn=False):
-    """The layer's state as the public SN (SSN) code has it."""
-    C = layer.num_features
-    ones = (1,) * dims
-    state = layer.state_dict()
-    public = {
-        "weight": state["weight"].reshape(1, C, *ones),
-        "bias": state["bias"].reshape(1, C, *ones),
-        "mean_weight": state["mean_weight"],
-        "var_weight": state["var_weight"],
-        "running_mean": state["running_mean"].reshape(1, C, 1),
-        "running_var": state["running_var"].reshape(1, C, 1),
-    }
-    if ssn:
-        public |= {"radius": state["radius"].reshape(1), "mean_fixed": torch.tensor([False])}
-        public |= {"var_fixed": torch.tensor([True])}
-    return public
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("kind", ["sn", "ssn"])
-def test_public_switchable_normalization_layout(kind, dims, prefix):
-    normalizers = ("ln", "bn") if dims == 1 else K
-    source = family_case(kind, dims=dims, normalizers=normalizers).build(training=False)
-    target = family_case(kind, dims=dims, normalizers=normalizers).build(training=False)
-    state = {f"{prefix}0.{key}": v for key, v in public_layout(source, dims, kind == "ssn").items()}
-    load_weights(nn.Sequential(target), {"state_dict": state})
-    x = torch.randn(3, 6, *(4, 3, 2)[:dims], dtype=torch.float64)
-    assert torch.equal(target(x), source(x))
-    assert target.num_batches_tracked == 0
-
-
-def test_without_running_statistics_summed_buffers_stay_out():
-    source, target = (family_case("sn", normalizers=K).build() for _ in range(2))
-    before = {
-        k: target.state_dict()[k].clone() for k in ("running_mean", "running_var", "num_batches_tracked")
-    }
-    state = public_layout(source, 2)
-    state["running_mean"] = state["running_mean"] * 5000
-    load_weights(target, state, running_statistics=False)
-    assert torch.equal(target.weight, source.weight)
-    assert all(torch.equal(target.state_dict()[k], v) for k, v in before.items())
-    del state["running_mean"], state["running_var"]  # nor need they be there
-    load_weights(target, state, running_statistics=False)
-
-
 def test_missing_unexpected_and_misshaped_names_are_listed_and_nothing_is_loaded():
     model = nn.Sequential(nn.Conv2d(3, 6, 1), NORMS["sn"](6), nn.Linear(2, 2))
     state = randomise(copy.deepcopy(model)).state_dict()
@@ -133,6 +84,33 @@ def test_missing_unexpected_and_misshaped_names_are_listed_and_nothing_is_loaded
     assert "1 missing: 2.bias" in message and "1 unexpected: extra.weight" in message
     assert "1.mean_weight (expected (3,), got (2,))" in message
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("gate.conv.weight", (8, 8, 1)), ("weight", (64, 3)), ("gate.fc1.weight", (9, 50)), ("bias", (192,))],
+    ids=["another-reduction", "transposed-weight", "transposed-gate", "flat-bias"],
+)
+def test_the_same_number_of_values_is_not_the_same_shape(key, shape):
+    model = NORMS["en"](64)
+    state = model.state_dict()
+    assert state[key].numel() == torch.Size(shape).numel()
+    with pytest.raises(ValueError, match="1 of another shape") as error:
+        load_weights(model, state | {key: torch.ones(shape)})
+    assert f"{key} (expected {tuple(state[key].shape)}, got {shape})" in str(error.value)
+
+
+def test_dimensions_of_size_1_in_a_gate_are_not_dropped():
+    model = NORMS["en"](8)
+    state = model.state_dict()
+    state["gate.fc2.bias"] = state["gate.fc2.bias"][None]
+    with pytest.raises(ValueError, match=r"gate.fc2.bias \(expected \(3,\), got \(1, 3\)\)"):
+        load_weights(model, state)
+
+
+def test_batchnorm_checkpoint_of_another_width():
+    with pytest.raises(ValueError, match=r"^0: expected BatchNorm's weight of shape \(6,\), got \(8,\)"):
+        load_weights(nn.Sequential(NORMS["en"](6)), nn.Sequential(nn.BatchNorm2d(8)).state_dict())
 
 
 def test_batchnorm_checkpoint_into_other_layers():

@@ -1,19 +1,26 @@
 """Wrong arguments and inputs: a ValueError that says what was expected and what came."""
 
+import numpy as np
 import pytest
 import torch
 
 from exemplar_norm import (
     NORMS,
+    ConditionalNorm2d,
     ExemplarNorm1d,
     ExemplarNorm2d,
     ExemplarNorm3d,
+    SparseSwitchNorm2d,
     SwitchNorm1d,
     SwitchNorm2d,
     SwitchNorm3d,
     backend,
 )
+from exemplar_norm.batch import BatchNorm
 
+LAYERS = pytest.mark.parametrize(
+    "layer", [ExemplarNorm2d, SwitchNorm2d, SparseSwitchNorm2d, ConditionalNorm2d, BatchNorm]
+)
 FAMILIES = pytest.mark.parametrize("layer", [ExemplarNorm2d, SwitchNorm2d])
 
 
@@ -61,9 +68,49 @@ def test_unknown_normalizer_lists_the_choices(layer):
     assert_names(message_of(layer, 64, ("in", "batch")), "batch", "in", "ln", "bn", "gn")
 
 
+@pytest.mark.parametrize("value", ["in,ln", "in", None, 5, {"in", "ln"}], ids=str)
 @FAMILIES
-def test_a_joined_string_is_no_sequence_of_normalizers(layer):
-    assert_names(message_of(layer, 64, "in,ln"), "in,ln", "bn", "gn")
+def test_what_is_no_sequence_of_normalizers(layer, value):
+    """A string of one name too, which is a sequence of letters; and a set, which has no order."""
+    message = message_of(layer, 64, value)
+    assert_names(message, "normalizers: expected a list or tuple", "in, ln, bn, gn", f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", ["a", None, float("nan"), float("inf"), -1e-5, True, [1e-5]], ids=str)
+@LAYERS
+def test_eps_that_is_no_finite_number(layer, value):
+    assert_names(
+        message_of(layer, 8, eps=value), "eps: expected a number that is not negative", f"got {value!r}"
+    )
+
+
+@pytest.mark.parametrize("value", ["x", float("nan"), 1.5, -0.1, True, [0.1]], ids=str)
+@LAYERS
+def test_momentum_that_is_no_number_from_0_to_1(layer, value):
+    assert_names(message_of(layer, 8, momentum=value), "momentum: expected a number in", f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), 8.0, "8", None, [8]], ids=repr)
+@LAYERS
+def test_features_that_are_no_whole_number(layer, value):
+    assert_names(message_of(layer, value), "num_features: expected a positive whole number", repr(value))
+
+
+@LAYERS
+def test_numbers_of_numpy_are_numbers(layer):
+    """As plain numbers: a checkpoint of the module, or its repr, should not depend on numpy."""
+    made = layer(np.int64(8), eps=np.float32(0.5), momentum=np.float64(0.25))
+    assert [type(v) for v in (made.num_features, made.eps, made.momentum)] == [int, float, float]
+    assert (made.num_features, made.eps, made.momentum) == (8, 0.5, 0.25)
+    assert made(torch.randn(2, 8, 3, 3)).shape == (2, 8, 3, 3)
+
+
+def test_options_of_numpy_are_numbers():
+    made = ExemplarNorm2d(
+        np.int32(8), ("in", "gn"), groups=np.int64(4), reduction=np.int64(2), hidden=np.int8(5)
+    )
+    assert (made.groups, made.reduction, made.gate.fc1.out_features) == (4, 2, 5)
+    assert {type(v) for v in (made.groups, made.reduction, made.gate.fc1.out_features)} == {int}
 
 
 @FAMILIES
