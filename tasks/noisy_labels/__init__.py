@@ -1,0 +1,1 @@
+"""Learning with noisy labels: losses, synthetic noise, detection of wrong labels."""
