@@ -1,0 +1,130 @@
+"""Images and the masks that belong to them, found by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from tasks.errors import UserError
+from tasks.file_list import walk
+from tasks.images import read_image
+from tasks.segmentation.labels import IGNORE, Labels
+from tasks.segmentation.masks import read_mask, same_size
+from tasks.segmentation.transforms import Joint
+
+_NAMED = 3  # files that a message names
+
+
+class Pair(NamedTuple):
+    """An image and its mask; `mask` is None for an image that is only to be predicted."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+class Layout(NamedTuple):
+    """Where the images and masks of one split are: the same names below two folders, but for the endings."""
+
+    images: Path
+    masks: Path
+    image_end: str
+    mask_end: str
+
+    def find(self) -> tuple[list[Pair], list[Path]]:
+        """The pairs in the order of their names, and the images that have no mask.
+
+        Raises:
+            UserError: If a folder is missing or there is no image.
+        """
+        for folder in (self.images, self.masks):
+            if not folder.is_dir():
+                raise UserError(f"data.root: expected a folder {folder}, which does not exist")
+        names = sorted(name.removesuffix(self.image_end) for name in _ending(self.images, self.image_end))
+        if not names:
+            raise UserError(f"{self.images}: expected images *{self.image_end}, got none")
+        masks = set(_ending(self.masks, self.mask_end))
+        pairs = [
+            Pair(name, self.images / (name + self.image_end), self.masks / (name + self.mask_end))
+            for name in names
+        ]
+        has_mask = [name + self.mask_end in masks for name in names]
+        return (
+            [pair for pair, has in zip(pairs, has_mask, strict=True) if has],
+            [pair.image for pair, has in zip(pairs, has_mask, strict=True) if not has],
+        )
+
+    def pairs(self) -> list[Pair]:
+        """The pairs of a whole split.
+
+        Raises:
+            UserError: If a folder is missing, there is no image, or an image has no mask.
+        """
+        pairs, bare = self.find()
+        if bare:
+            more = ", …" if len(bare) > _NAMED else ""
+            raise UserError(
+                f"{self.masks}: expected a mask *{self.mask_end} for every image, got none for {len(bare)} "
+                f"of {len(pairs) + len(bare)}: {', '.join(map(str, bare[:_NAMED]))}{more}"
+            )
+        return pairs
+
+
+def _ending(folder: Path, end: str) -> list[str]:
+    return [name for name in walk(folder, (end.lower(),)) if name.endswith(end)]
+
+
+class PairFiles:
+    """(image, mask) pairs of files: bytes (3, H, W) and train ids (H, W).
+
+    Args:
+        pairs: The files.
+        labels: Classes of the masks.
+        augment: Joint augmentation; None for the pixels as they are.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], labels: Labels, augment: Joint | None = None) -> None:
+        self.pairs, self.labels, self.augment = pairs, labels, augment
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
+        image, mask = read_pair(self.pairs[index], self.labels)
+        return self.augment(image, mask) if self.augment else (image, mask)
+
+
+def read_pair(pair: Pair, labels: Labels) -> tuple[Tensor, Tensor]:
+    """Bytes (3, H, W) and train ids (H, W); all ignored where there is no mask.
+
+    Raises:
+        UnreadableImage: If one of the files is missing or holds no whole image.
+        BadMask: If the mask has another size, several channels, or unknown ids.
+    """
+    image = read_image(pair.image)
+    if pair.mask is None:
+        return image, torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8)
+    mask = read_mask(pair.mask, labels)
+    same_size(image, mask, pair.image, pair.mask)
+    return image, mask
+
+
+def images_below(given: Path) -> list[Pair]:
+    """An image, or the images of a folder, without masks.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not given.exists():
+        raise UserError(f"images: {given} does not exist")
+    if given.is_file():
+        return [Pair(given.stem, given, None)]
+    names = sorted(walk(given, IMG_EXTENSIONS))
+    if not names:
+        raise UserError(f"images: expected images ({', '.join(IMG_EXTENSIONS)}), got none in {given}")
+    return [Pair(str(Path(name).with_suffix("")), given / name, None) for name in names]
