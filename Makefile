@@ -6,6 +6,9 @@ READY  := $(VENV)/.ready
 
 CONF ?=
 ARGS ?=
+GPUS ?=
+DATA ?=
+ROOT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -13,7 +16,7 @@ ARGS ?=
 .PHONY: help
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo '  CONF=conf/….yaml picks a configuration, ARGS="--model.norm bn …" adds options.'
+	@echo; echo '  CONF=conf/….yaml picks a configuration, ARGS="--model.norm bn …" adds options, GPUS=8 takes 8 GPUs.'
 
 .PHONY: setup
 setup: $(READY)  ## create .venv with the pinned dependencies (uv; pip where uv cannot be had)
@@ -31,9 +34,20 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
+# One process a GPU, started by Lightning.
+DEVICES = $(if $(GPUS),--trainer.accelerator gpu --trainer.devices $(GPUS) --trainer.strategy ddp)
+
 .PHONY: train-cls
 train-cls: $(READY)  ## train and test an image classifier (default: the embedded digits)
-	@$(BIN)/python -m tasks.classification fit --config $(or $(CONF),conf/classification/digits.yaml) --test true $(ARGS)
+	@$(BIN)/python -m tasks.classification fit --config $(or $(CONF),conf/classification/digits.yaml) --test true $(DEVICES) $(ARGS)
+
+.PHONY: check-data
+check-data: $(READY)  ## verify a data set before training: DATA=imagenet|folder ROOT=…
+	@$(BIN)/python -m tasks.check_data $(DATA) "$(ROOT)" $(ARGS)
+
+.PHONY: report
+report: $(READY)  ## compare all runs in runs/index.html
+	@$(BIN)/python -m tasks.report $(ARGS)
 
 .PHONY: test test-all
 test: $(READY)  ## run the test suite without its long checks
@@ -49,9 +63,10 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## measure the layer and its cost against BatchNorm
+bench: $(READY)  ## measure the layer and its cost against BatchNorm, and the input pipeline
 	@$(BIN)/python -m benchmarks.layer $(ARGS)
 	@$(BIN)/python -m benchmarks.cost
+	@$(BIN)/python -m benchmarks.input
 
 .PHONY: clean
 clean:  ## remove the environment and caches, keep runs/

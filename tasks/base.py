@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
 
 from exemplar_norm import sync_norm
 from exemplar_norm.switch import SparseSwitchNorm
@@ -21,6 +22,7 @@ from tasks.optim import (
     build_scheduler,
     parameter_groups,
 )
+from tasks.report import Section
 from tasks.sparsity import SparsitySchedule
 
 
@@ -32,20 +34,31 @@ class BaseModule(pl.LightningModule):
         lr: Peak learning rate.
         momentum: SGD's momentum; the first beta of AdamW.
         nesterov: Nesterov momentum (SGD).
-        weight_decay: Decay of weights; biases have none.
+        lr_batch: Global batch size that `lr` is meant for: the rate is scaled by global batch / `lr_batch`
+            (Goyal et al., arXiv:1706.02677). None takes `lr` as it is.
+        weight_decay: Decay of weights.
         norm_weight_decay: Decay of normalizer and gate parameters.
+        bias_weight_decay: Decay of biases.
         mixture_lr: Factor on the learning rate of SSN's mixture weights, which never decay.
         schedule: Shape of the learning rate over the run.
         warmup_epochs: Length of the linear warm-up, in epochs (fractions allowed).
         milestones: Epochs at which the "step" schedule multiplies the rate by `lr_gamma`.
         lr_gamma: Factor of the "step" schedule.
         poly_power: Exponent of the "poly" schedule.
-        min_lr: Learning rate at the end of the "cosine" and "poly" schedules.
+        min_lr: Learning rate at the end of the "cosine" and "poly" schedules; scaled as `lr` is.
         sync: Whether batch statistics, of whatever normalizer has them, span all processes.
+        channels_last: Whether the network computes in the channels_last memory format.
+        compile: Whether the network is compiled by `torch.compile`.
     """
 
+    network: nn.Module
+    """What is trained; set by the subclass."""
+    flops_per_batch: int | None = None
+    """For Lightning's ThroughputMonitor, which counts no operations where this is None."""
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[str] = "min"
+    architecture: ClassVar[tuple[str, ...]] = ("network", "num_classes", "norm", "norm_options")
+    """Hyper-parameters that a checkpoint has to share."""
 
     def __init__(
         self,
@@ -53,8 +66,10 @@ class BaseModule(pl.LightningModule):
         lr: float = 0.1,
         momentum: float = 0.9,
         nesterov: bool = False,
+        lr_batch: int | None = None,
         weight_decay: float = 1e-4,
         norm_weight_decay: float = 0.0,
+        bias_weight_decay: float = 0.0,
         mixture_lr: float = 0.1,
         schedule: ScheduleName = "cosine",
         warmup_epochs: float = 0.0,
@@ -63,6 +78,8 @@ class BaseModule(pl.LightningModule):
         poly_power: float = 0.9,
         min_lr: float = 0.0,
         sync: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         # Plain values only, so that checkpoints load with weights_only=True.
@@ -72,16 +89,19 @@ class BaseModule(pl.LightningModule):
         _check(not nesterov or momentum > 0, "nesterov", "a positive momentum beside it", momentum)
         _check(weight_decay >= 0, "weight_decay", "a number ≥ 0", weight_decay)
         _check(norm_weight_decay >= 0, "norm_weight_decay", "a number ≥ 0", norm_weight_decay)
+        _check(bias_weight_decay >= 0, "bias_weight_decay", "a number ≥ 0", bias_weight_decay)
+        _check(lr_batch is None or lr_batch > 0, "lr_batch", "a positive number or null", lr_batch)
         _check(mixture_lr >= 0, "mixture_lr", "a number ≥ 0", mixture_lr)
         _check(warmup_epochs >= 0, "warmup_epochs", "a number ≥ 0", warmup_epochs)
         _check(0 <= min_lr <= lr, "min_lr", f"a number between 0 and lr ({lr})", min_lr)
         self.optimizer_name, self.lr, self.momentum, self.nesterov = optimizer, lr, momentum, nesterov
-        self.weight_decay, self.norm_weight_decay, self.mixture_lr = (
-            weight_decay,
-            norm_weight_decay,
-            mixture_lr,
-        )
-        self.sync = sync
+        self.lr_batch, self.mixture_lr = lr_batch, mixture_lr
+        self.decay = {
+            "weights": weight_decay,
+            "normalizers": norm_weight_decay,
+            "biases": bias_weight_decay,
+        }
+        self.sync, self.channels_last, self.compile_network = sync, channels_last, compile
         self.schedule_name, self.warmup_epochs, self.milestones = schedule, warmup_epochs, milestones or []
         self.lr_gamma, self.poly_power, self.min_lr = lr_gamma, poly_power, min_lr
 
@@ -90,6 +110,10 @@ class BaseModule(pl.LightningModule):
         if self.sync and any(name.endswith("running_mean") for name, _ in self.named_buffers()):
             # On the device of the run already, as the choice of the synchronised layer depends on it.
             sync_norm(self.to(self.trainer.strategy.root_device))
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if self.compile_network:
+            self.network.compile()  # in place: the names of the parameters stay
 
     def configure_callbacks(self) -> list[Callback]:
         """SSN's schedule, where the network has such layers."""
@@ -97,12 +121,28 @@ class BaseModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimiser over the parameter groups, and its schedule stepped at every optimiser step."""
-        groups = parameter_groups(self, self.lr, self.weight_decay, self.norm_weight_decay, self.mixture_lr)
+        lr = self.lr if self.lr_batch is None else self._scaled_lr(self.lr_batch)
+        groups = parameter_groups(self, lr, self.decay, self.mixture_lr)
         optimizer = build_optimizer(
             self.optimizer_name, groups, momentum=self.momentum, nesterov=self.nesterov
         )
         scheduler = build_scheduler(optimizer, self.schedule())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _scaled_lr(self, lr_batch: int) -> float:
+        """The learning rate for this run's global batch, said once."""
+        trainer = self.trainer
+        images = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        accumulated = trainer.accumulate_grad_batches
+        batch = images * trainer.world_size * accumulated
+        lr: float = self.lr * batch / lr_batch
+        if trainer.is_global_zero:
+            print(
+                f"learning rate {lr:g} = {self.lr:g} × {batch}/{lr_batch}: global batch {batch} = "
+                f"{images} images × {trainer.world_size} processes × {accumulated} accumulated",
+                flush=True,
+            )
+        return lr
 
     def schedule(self) -> Schedule:
         """The schedule over this run's steps."""
@@ -124,10 +164,17 @@ class BaseModule(pl.LightningModule):
             floor=self.min_lr / self.lr,
         )
 
-    def on_train_epoch_start(self) -> None:
-        """Seed from (seed, epoch, rank), so that dropout in a resumed run draws what it would have drawn."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed from (seed, epoch, batch, rank), so that dropout and mixing in a resumed run draw the same.
+
+        At each batch, as what starts a loader's workers draws from the same generator, at its own times.
+        """
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        torch.manual_seed(seed_for(seed, self.current_epoch, self.global_rank))
+        torch.manual_seed(seed_for(seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def report_sections(self, data: Any) -> list[Section]:
+        """What the task adds to the report of a run."""
+        return []
 
     def log_learning_rate(self) -> None:
         """Log the first group's learning rate of this step."""

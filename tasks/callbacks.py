@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter, Callback, ModelChe
 from pytorch_lightning.cli import SaveConfigCallback
 
 from tasks.run_folder import RunFolder
+from tasks.tables import write_predictions
 
 
 def checkpoint_callbacks(folder: RunFolder | None, monitor: str, mode: str) -> list[Callback]:
@@ -31,6 +31,11 @@ def checkpoint_callbacks(folder: RunFolder | None, monitor: str, mode: str) -> l
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common),
         ModelCheckpoint(filename="last", **common),
     ]
+
+
+def batch_size(batch: Any) -> int:
+    """Images of a batch; what Lightning's ThroughputMonitor asks for as `batch_size_fn`."""
+    return len(batch[0])
 
 
 def progress_bar() -> Callback:
@@ -65,7 +70,7 @@ class SaveConfig(SaveConfigCallback):
     """Save the configuration into the run folder; a resumed run keeps the one it was started with."""
 
     # What belongs to one call rather than to the run, and to `fit` alone.
-    one_call_only = ("resume", "test")
+    one_call_only = ("resume", "test", "base")
 
     def __init__(self, *args: Any, folder: RunFolder | None = None, header: str = "", **kwargs: Any) -> None:
         kwargs["save_to_log_dir"] = False
@@ -101,7 +106,7 @@ class PredictionsCSV(BasePredictionWriter):
         predictions: Any,
         batch_indices: Any,
     ) -> None:
-        """Gather the rows of all ranks and write them in the order of the samples."""
+        """Gather the rows of all ranks and write one a sample, in the order of the samples."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rows: list[tuple[int, int, float, int]] = []
         for batch in predictions:
@@ -113,17 +118,17 @@ class PredictionsCSV(BasePredictionWriter):
             rows = [row for part in gathered for row in part]
         if not trainer.is_global_zero:
             return
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["sample", "predicted", "probability", "true"])
-            for index, predicted, probability, true in sorted(rows):
-                known = data.class_name(true) if true >= 0 else ""
-                writer.writerow(
-                    [
-                        data.sample_name("predict", index),
-                        data.class_name(predicted),
-                        f"{probability:.6f}",
-                        known,
-                    ]
+        # A sample that took an unreadable one's place came twice.
+        first = {row[0]: row for row in reversed(rows)}
+        write_predictions(
+            self.path,
+            (
+                (
+                    data.sample_name("predict", index),
+                    data.class_name(predicted),
+                    probability,
+                    data.class_name(true) if true >= 0 else "",
                 )
-        print(f"{len(rows)} predictions written to {self.path}")
+                for index, predicted, probability, true in sorted(first.values())
+            ),
+        )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
+from tasks.base import BaseModule
 from tasks.errors import UserError
+from tasks.models import norm_settings
 from tasks.run_folder import RunFolder
+from tasks.weight_files import read_pickle
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -19,12 +18,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is no checkpoint of Lightning, is cut short, or holds more than plain data.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is not a checkpoint, or holds code, which is not run") from error
-    except Exception as error:  # torch raises many kinds, by where the bytes stop making sense
-        raise UserError(f"{path} is not a checkpoint, or one cut short ({type(error).__name__})") from error
+    checkpoint = read_pickle(path)
     if (
         not isinstance(checkpoint, dict)
         or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys()
@@ -35,33 +29,50 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_architecture(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
-    """Compare the names and shapes of a checkpoint with a network's.
+def check_architecture(path: Path, checkpoint: dict[str, Any], model: BaseModule) -> None:
+    """Compare the settings, names and shapes of a checkpoint with a network's.
+
+    Settings too, as normalizers of different kinds can have parameters of the same names and shapes.
 
     Raises:
-        UserError: They differ; the line counts and names the first of them.
+        UserError: They differ; the line says which, and counts the parameters.
     """
-    own, stored = model.state_dict(), checkpoint["state_dict"]
+    told = _other_settings(checkpoint.get("hyper_parameters", {}), model) or _other_parameters(
+        checkpoint["state_dict"], model.state_dict()
+    )
+    if told:
+        folder = RunFolder.of_checkpoint(path)
+        hint = f"; its run was configured by {folder.config}" if folder else ""
+        raise UserError(f"{path} is of another architecture: {told}{hint}")
+
+
+def _other_settings(stored: dict[str, Any], model: BaseModule) -> str:
+    own: dict[str, Any] = model.hparams  # type: ignore[assignment]
+    differing = []
+    for key in model.architecture:
+        mine: Any = own.get(key)
+        theirs: Any = stored.get(key)
+        if key == "norm_options":
+            if own["norm"] != stored.get("norm"):
+                continue  # said already
+            mine, theirs = (norm_settings(own["norm"], options) for options in (mine, theirs))
+        if mine != theirs:
+            differing.append(f"expected {key} {mine}, got {theirs}")
+    return "; ".join(differing)
+
+
+def _other_parameters(stored: dict[str, Any], own: dict[str, Any]) -> str:
     kinds = {
         "missing": [key for key in own if key not in stored],
         "unexpected": [key for key in stored if key not in own],
         "of another shape": [key for key in own if key in stored and own[key].shape != stored[key].shape],
     }
-    if not any(kinds.values()):
-        return
     told = [
         f"{len(keys)} {kind} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
         for kind, keys in kinds.items()
         if keys
     ]
-    settings = checkpoint.get("hyper_parameters", {})
-    made_with = ", ".join(f"{key} {settings[key]}" for key in ("network", "norm") if key in settings)
-    folder = RunFolder.of_checkpoint(path)
-    hint = f"; its run was configured by {folder.config}" if folder else ""
-    raise UserError(
-        f"{path} is of another architecture{f' ({made_with})' if made_with else ''}: parameters "
-        f"{'; '.join(told)}{hint}"
-    )
+    return f"parameters {'; '.join(told)}" if told else ""
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

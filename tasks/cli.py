@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -16,56 +18,74 @@ from tasks.base import BaseModule
 from tasks.data import BaseDataModule
 from tasks.errors import UserError
 from tasks.loggers import WandbOptions, build_loggers
-from tasks.parsing import ParserError, StrictParser, explain
-from tasks.preflight import config_files, is_first_process
+from tasks.parsing import ParserError, StrictParser, explain, explain_reference
+from tasks.preflight import config_files, is_first_process, top_level_value, with_bases
 from tasks.quiet import quiet_lightning
+from tasks.report.meter import Meter
 from tasks.run_folder import RunFolder, checkpoint_to_resume, existing_checkpoint
 from tasks.session import Session, command
 
 
 def run(
-    task: str, model_class: type[BaseModule], data_class: type[BaseDataModule], args: Sequence[str]
+    task: str, model_class: type[BaseModule], datasets: Mapping[str, str], args: Sequence[str]
 ) -> ExperimentCLI:
     """Parse the command line of a task and do what it says.
+
+    Args:
+        task: Name of the task.
+        model_class: The task's module.
+        datasets: Name of each data set, the default first, and its data module: "package.room:Class".
+        args: Command line without the program's name.
 
     Raises:
         UserError: Anything about the input that is wrong, before training starts.
         SystemExit: With code 130 after Ctrl-C.
     """
     quiet_lightning()
-    return ExperimentCLI(task, model_class, data_class, args)
+    return ExperimentCLI(task, model_class, datasets, args)
 
 
 class ExperimentCLI(LightningCLI):
     """LightningCLI of one task: `fit`, `validate`, `test` and `predict`.
 
+    The data set is chosen by name, before the parser is built: the options under `data` are then those of
+    one class, checked and explained as flat keys.
+
     Args:
         task: Name of the task; its runs lie in `<runs_dir>/<task>/`.
         model_class: The task's module.
-        data_class: The task's data module.
+        datasets: See `run`.
         args: Command line without the program's name.
     """
 
     def __init__(
-        self, task: str, model_class: type[BaseModule], data_class: type[BaseDataModule], args: Sequence[str]
+        self, task: str, model_class: type[BaseModule], datasets: Mapping[str, str], args: Sequence[str]
     ) -> None:
-        self.task, self.command_line = task, list(args)
+        self.task, self.command_line, self.datasets = task, list(args), datasets
         self.folder: RunFolder | None = None
         self.checkpoint: Path | None = None
         self.loaded: dict[str, Any] | None = None
         super().__init__(
             model_class,
-            data_class,
+            self._data_class(),
             save_config_callback=callbacks.SaveConfig,
             parser_class=StrictParser,
             parser_kwargs={"parser_mode": "omegaconf"},  # ${…} in configuration files
             trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
             seed_everything_default=0,
-            args=self.command_line,
+            args=with_bases(self.command_line),
             auto_configure_optimizers=False,
         )
 
     # --- parsing
+
+    def _data_class(self) -> type[BaseDataModule]:
+        default = next(iter(self.datasets))
+        name = top_level_value("dataset", self.command_line, default)
+        # An unknown name is for the parser to refuse, which knows the choices.
+        room, _, kind = self.datasets.get(name, self.datasets[default]).partition(":")
+        found: type[BaseDataModule] = getattr(import_module(room), kind)
+        return found
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -89,7 +109,16 @@ class ExperimentCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options that come before the trainer's."""
         parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random numbers.")
+        parser.add_argument(
+            "--base", type=list[str], default=[], help="Files that a configuration builds on."
+        )
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run.")
+        parser.add_argument(
+            "--dataset",
+            type=Literal[tuple(self.datasets)],
+            default=next(iter(self.datasets)),
+            help="Data set; the options under data are its own.",
+        )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Parent of the run folders.")
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
 
@@ -118,6 +147,8 @@ class ExperimentCLI(LightningCLI):
         """Parse, with the parser's complaint condensed to one line."""
         try:
             super().parse_arguments(parser, args)
+        except OmegaConfBaseException as error:  # ${…} that leads nowhere
+            raise explain_reference(error, self.command_line) from error
         except ParserError as error:
             subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
             raise explain(str(error), subcommand, self.command_line) from error
@@ -135,7 +166,7 @@ class ExperimentCLI(LightningCLI):
     @property
     def run_name(self) -> str:
         """`--name`, or the stem of the first configuration file."""
-        named = [file.path.stem for file in config_files(self.command_line) if not file.prefix]
+        named = [file.path.stem for file in config_files(self.command_line) if file.named]
         return self.options.name or (named[0] if named else self.task)
 
     def before_instantiate_classes(self) -> None:
@@ -149,6 +180,8 @@ class ExperimentCLI(LightningCLI):
             self.checkpoint = checkpoint_to_resume(self.options.resume, parent, self.run_name)
         if self.checkpoint:
             self.loaded = checkpoint.read_checkpoint(self.checkpoint)
+            if "weights" in self.options.model:
+                self.options.model.weights = None  # they would be replaced by the checkpoint's
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a value that one of them refuses is the user's to correct."""
@@ -161,6 +194,7 @@ class ExperimentCLI(LightningCLI):
         """Build the trainer, with the run folder, loggers and callbacks of the subcommand."""
         if self.checkpoint and self.loaded:
             checkpoint.check_architecture(self.checkpoint, self.loaded, self.model)
+            self.datamodule.first_epoch = checkpoint.epochs_done(self.loaded)
         extra: list[Callback] = []
         if self.options.trainer.enable_progress_bar is not False:
             extra.append(callbacks.progress_bar())
@@ -189,9 +223,11 @@ class ExperimentCLI(LightningCLI):
     def _fit_trainer(self, extra: list[Callback], kwargs: dict[str, Any]) -> pl.Trainer:
         trainer_options = self.options.trainer
         if not trainer_options.fast_dev_run:
+            extra.append(Meter())
             extra += callbacks.checkpoint_callbacks(self.folder, self.model.monitor, self.model.monitor_mode)
         if self.folder:
             kwargs["default_root_dir"] = self.folder.path
+            self.datamodule.unreadable_log = self.folder.path / "unreadable.txt"
         self.save_config_kwargs = {"folder": self.folder, "header": command(self.task, self.command_line)}
         trainer = super().instantiate_trainer(**kwargs)
         if not checkpoint.is_finished(self.loaded, trainer.max_epochs) and not trainer_options.fast_dev_run:

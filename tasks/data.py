@@ -1,13 +1,16 @@
 """Samplers, seeded augmentation and loaders shared by the data modules.
 
-A sample's augmentation depends on (seed, epoch, index) alone: not on the number of workers, the order or the
-rank. The samplers hand out (epoch, index) pairs, and the dataset seeds torch's generator from them.
+A sample's augmentation depends on (seed, epoch, index) alone, with repeated augmentation on the repetition
+too: not on the number of workers, the order or the rank. The samplers hand out these keys, and the dataset
+seeds torch's generator from them.
 """
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +18,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tasks.images import UnreadableImage
+from tasks.unreadable import UnreadableFiles, summary, temporary_log
+
+Key = tuple[int, ...]
+"""(epoch, index), and the repetition where images are repeated within an epoch."""
 
 
 class Examples(Protocol):
@@ -32,40 +41,61 @@ def seed_for(*key: int) -> int:
 
 
 class SeededDataset(Dataset[tuple[Tensor, Any, int]]):
-    """(epoch, index) ↦ (image, target, index), with torch's generator seeded for the pair.
+    """Key ↦ (image, target, index), with torch's generator seeded for the key.
+
+    In place of an unreadable image comes another, with its own target and index; which one depends on
+    (seed, index) alone.
 
     Args:
         examples: Source of the pairs; its random transforms draw from torch's global generator.
         seed: Seed of the run.
+        unreadable: Where unreadable images are counted; None lets their exceptions through.
     """
 
-    def __init__(self, examples: Examples, seed: int) -> None:
-        self.examples, self.seed = examples, seed
+    def __init__(self, examples: Examples, seed: int, unreadable: UnreadableFiles | None = None) -> None:
+        self.examples, self.seed, self.unreadable = examples, seed, unreadable
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any, int]:
-        epoch, index = key
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, epoch, index))
-            image, target = self.examples[index]
+    def __getitem__(self, key: Key) -> tuple[Tensor, Any, int]:
+        first = index = key[1]
+        for attempt in itertools.count():
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    # Not torch.manual_seed, which would reseed the GPUs' generators as well.
+                    torch.default_generator.manual_seed(seed_for(self.seed, *key))
+                    image, target = self.examples[index]
+                break
+            except UnreadableImage as error:
+                if self.unreadable is None:
+                    raise
+                self.unreadable.note(error)
+                index = seed_for(self.seed, first, attempt) % len(self)
         return image, target, index
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs in an order that (seed, epoch) fixes, shared out over the ranks.
+class EpochSampler(Sampler[Key]):
+    """Keys in an order that (seed, epoch) fixes, shared out over the ranks.
+
+    With repeated augmentation (Hoffer et al. 2020, "Augment your batch") an epoch is as long as ever: it
+    takes 1/repeats of the examples, each `repeats` times in a row, so that the copies go to one step. As
+    torchvision's RASampler, but for its rounding to 256.
 
     Args:
         size: Number of examples.
         seed: Seed of the order.
         rank: This process.
         world_size: Number of processes.
+        repeats: Times that an example comes in an epoch; its keys then have the repetition.
+        epoch: The epoch to begin with.
     """
 
-    def __init__(self, size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, size: int, *, seed: int, rank: int = 0, world_size: int = 1, repeats: int = 1, epoch: int = 0
+    ) -> None:
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
-        self.epoch = 0
+        self.repeats, self.epoch = repeats, epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; the trainer calls it before each."""
@@ -76,13 +106,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         # examples sit out an epoch, other ones each time.
         return self.size // self.world_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)[: len(self) * self.world_size]
-        return ((self.epoch, index) for index in order[self.rank :: self.world_size].tolist())
+        order = torch.randperm(self.size, generator=generator)
+        places = range(self.rank, len(self) * self.world_size, self.world_size)
+        if self.repeats == 1:
+            return ((self.epoch, index) for index in order[places.start : places.stop : places.step].tolist())
+        taken = order[torch.tensor(places) // self.repeats].tolist()
+        pairs = zip(taken, places, strict=True)
+        return ((self.epoch, index, place % self.repeats) for index, place in pairs)
 
 
-class EvaluationSampler(Sampler[tuple[int, int]]):
+class EvaluationSampler(Sampler[Key]):
     """Every index once over all ranks, without padding, always as of epoch 0.
 
     Args:
@@ -97,7 +132,7 @@ class EvaluationSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         return ((0, index) for index in self.indices)
 
 
@@ -111,15 +146,40 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         batch_size: Images a process and step.
         num_workers: Loader processes; 0 loads in the training process.
         seed: Seed of order and augmentation; the CLI sets it to `seed_everything`.
+        prefetch_factor: Batches that each loader process prepares ahead.
+        max_unreadable: Share of a split's images that may be unreadable before the run stops.
+
+    Attributes:
+        repeats: Times that an image comes in a training epoch, see EpochSampler.
+        first_epoch: Epoch that training begins with, of a resumed run that of its checkpoint. The trainer
+            says it after loader processes were started, which ask for samples at once.
+        unreadable_log: File that lists the unreadable images; None for one in the temporary folder. Several
+            processes use that of rank 0.
     """
 
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        prefetch_factor: int = 4,
+        max_unreadable: float = 0.001,
+    ) -> None:
         super().__init__()
+        if prefetch_factor < 1:
+            raise ValueError(f"data.prefetch_factor: expected a positive number, got {prefetch_factor}")
+        if not 0 <= max_unreadable < 1:
+            raise ValueError(f"data.max_unreadable: expected a number in [0, 1), got {max_unreadable}")
         if batch_size < 1:
             raise ValueError(f"data.batch_size: expected a positive number, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"data.num_workers: expected a number ≥ 0, got {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.prefetch_factor, self.max_unreadable = prefetch_factor, max_unreadable
+        self.repeats = 1
+        self.first_epoch = 0
+        self.unreadable_log: Path | None = None
+        self._log_is_shared = False
 
     @property
     @abstractmethod
@@ -138,6 +198,10 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         """What a table calls a class."""
         return str(index)
 
+    def unreadable_summary(self) -> str:
+        """How many images could not be read and where they are listed; '' for none."""
+        return summary(self.unreadable_log) if self.unreadable_log else ""
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches; the last, smaller one is dropped."""
         return self._loader("train")
@@ -154,14 +218,31 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         """Every example to predict once."""
         return self._loader("predict")
 
+    def _shared_log(self) -> Path:
+        """The log of unreadable images that all processes write."""
+        if self.unreadable_log is None:
+            self.unreadable_log = temporary_log()
+        if self.trainer and not self._log_is_shared:
+            self.unreadable_log = self.trainer.strategy.broadcast(self.unreadable_log)
+            self._log_is_shared = True
+        return self.unreadable_log
+
     def _loader(self, split: str) -> DataLoader[Any]:
-        dataset = SeededDataset(self.examples(split), self.seed)
+        examples = self.examples(split)
+        unreadable = UnreadableFiles(self._shared_log(), split, len(examples), self.max_unreadable)
+        dataset = SeededDataset(examples, self.seed, unreadable)
         share = (
             {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
         )
         training = split == "train"
         sampler: EpochSampler | EvaluationSampler = (
-            EpochSampler(len(dataset), seed=self.seed, **share)
+            EpochSampler(
+                len(dataset),
+                seed=self.seed,
+                repeats=self.repeats,
+                epoch=self.first_epoch,
+                **share,
+            )
             if training
             else EvaluationSampler(len(dataset), **share)
         )
@@ -174,4 +255,5 @@ class BaseDataModule(pl.LightningDataModule, ABC):
             drop_last=training and len(sampler) >= self.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
         )

@@ -33,7 +33,7 @@ def one_line_errors() -> Iterator[None]:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt:
-        print("interrupted before training had started", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, cast
+import inspect
+from typing import Any, Literal, TypedDict
 
+import torch
 from torch import nn
 
-from tasks.errors import UserError, close_matches
+from exemplar_norm import NORMS, convert_norm
+from exemplar_norm.sources import read_source
+from tasks.errors import UserError
+from tasks.networks import Architecture, build_native
 
 Norm = Literal["bn", "in", "ln", "gn", "sn", "ssn", "cbn", "en"]
 
@@ -24,46 +29,56 @@ class NormOptions(TypedDict, total=False):
     sync: bool
 
 
-def network_names() -> list[str]:
-    """Every name that `build_network` knows."""
-    import torchvision
-
-    return [*_OWN_NETWORKS, *torchvision.models.list_models(module=torchvision.models)]
-
-
 def build_network(
-    name: str, num_classes: int, norm: Norm = "bn", norm_options: NormOptions | None = None
+    name: str,
+    num_classes: int,
+    norm: Norm = "bn",
+    norm_options: NormOptions | None = None,
+    weights: str | None = None,
 ) -> nn.Module:
-    """Build a randomly initialised network and convert its normalizers.
+    """Build a network and convert its normalizers.
 
     Args:
-        name: "digits_resnet" or the name of a torchvision classification network.
+        name: "digits_resnet", "cifar_resnet18", the name of a torchvision classification network, or "timm/"
+            and the name of a network of timm.
         num_classes: Number of outputs.
         norm: Normalizer; with "bn" and no options the network stays as it was built.
         norm_options: Options of that normalizer.
+        weights: Pretrained weights to start from: a name of torchvision's, or a file. None starts at random.
 
     Raises:
-        UserError: The network's name is unknown, or an option does not belong to the normalizer or is out of
-            its range.
+        UserError: The network's name is unknown, an option does not belong to the normalizer or is out of
+            its range, or the weights cannot be used.
     """
-    import torchvision
-
-    if name in _OWN_NETWORKS:
-        network = _OWN_NETWORKS[name](num_classes)
-    elif name in network_names():
-        network = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
-    else:
-        raise UserError(
-            f"model.network: unknown network {name!r}{close_matches(name, network_names())}: expected "
-            f"{', '.join(_OWN_NETWORKS)} or a classification network of torchvision"
-        )
     options: dict[str, Any] = {**(norm_options or {})}
-    return network if norm == "bn" and not options else _convert(network, norm, options)
+    network = build_native(name, num_classes)
+    is_native = norm == "bn" and not options
+    if not is_native and not any(read_source(module) for module in network.modules()):
+        raise UserError(
+            f"model.network: {name} has no normalization layer, so norm {norm!r} has nothing to do"
+        )
+
+    def convert(network: nn.Module, preserve: bool) -> nn.Module:
+        return network if is_native else _convert(network, norm, options, preserve)
+
+    if weights is None:
+        # There is no function to preserve, and γ = 1 is the layer's own start.
+        return convert(network, preserve=False)
+    from tasks.pretrained import load_pretrained  # which needs this room
+
+    architecture = Architecture(name, num_classes, norm, options or None)
+    return load_pretrained(network, architecture, weights, convert)
 
 
-def _convert(network: nn.Module, norm: Norm, options: dict[str, Any]) -> nn.Module:
-    from exemplar_norm import NORMS, convert_norm
+def norm_settings(norm: Norm, options: NormOptions | None) -> dict[str, Any]:
+    """The options of a normalizer, those that were not given at their defaults where it has them."""
+    arguments = inspect.signature(NORMS[norm].classes[None]).parameters
+    defaults = {key: arguments[key].default for key in NORMS[norm].options if key in arguments}
+    given: dict[str, Any] = {**(options or {})}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in {**defaults, **given}.items()}
 
+
+def _convert(network: nn.Module, norm: Norm, options: dict[str, Any], preserve: bool) -> nn.Module:
     allowed = NORMS[norm].options
     for option in options:
         if option not in allowed:
@@ -72,28 +87,28 @@ def _convert(network: nn.Module, norm: Norm, options: dict[str, Any]) -> nn.Modu
                 f"expected one of {', '.join(allowed)}"
             )
     try:
-        # The weights are random: there is no function to preserve, and γ = 1 is the layer's own start.
-        return convert_norm(network, norm, preserve=False, **options)
+        return convert_norm(network, norm, preserve=preserve, **options)
     except ValueError as error:
         raise UserError(f"model.norm_options for norm {norm!r}: {error}") from error
 
 
-def _digits_resnet(num_classes: int) -> nn.Module:
-    """ResNet with two basic blocks in each of three stages (16, 32, 64 channels) and a stride-2 stem."""
-    from timm.models.resnet import BasicBlock, ResNet
-
-    network = ResNet(
-        BasicBlock,
-        layers=(2, 2, 2),
-        channels=(16, 32, 64),
-        num_classes=num_classes,
-        stem_width=8,
-        stem_type="deep",
-        zero_init_last=False,
-    )
-    # Made for 224 pixels and four stages: at 32, pooling would leave 2×2 maps.
-    network.maxpool = network.layer4 = nn.Identity()
-    return cast(nn.Module, network)
+# The normalizer that ends the residual branch, by the block's class; torchvision's and timm's agree.
+_LAST_NORM = {"BasicBlock": "bn2", "Bottleneck": "bn3"}
 
 
-_OWN_NETWORKS = {"digits_resnet": _digits_resnet}
+@torch.no_grad()
+def zero_last_gammas(network: nn.Module) -> None:
+    """Set γ of the last normalizer of every residual block to zero, so that the block starts as the identity.
+
+    Source: Goyal et al., arXiv:1706.02677, section 5.1.
+
+    Raises:
+        UserError: The network has no such block.
+    """
+    blocks = [m for m in network.modules() if type(m).__name__ in _LAST_NORM]
+    if not blocks:
+        raise UserError(
+            "model.last_gamma_zero: expected a ResNet of torchvision or timm, got another network"
+        )
+    for block in blocks:
+        getattr(block, _LAST_NORM[type(block).__name__]).weight.zero_()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,12 +32,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, norm_weight_decay: float = 0.0, mixture_lr: float = 0.1
+    model: nn.Module, lr: float, decay: Mapping[str, float], mixture_lr: float = 0.1
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters into weights, normalizers (gates included), SSN's mixtures and biases.
 
-    Weights decay by `weight_decay`, normalizer parameters by `norm_weight_decay`, mixtures and biases not at
-    all; the mixtures' learning rate is `mixture_lr` times `lr`. Every parameter is in exactly one group;
+    `decay` holds the weight decay of "weights", "normalizers" and "biases", 0 where it names none; mixtures
+    never decay, and their learning rate is `mixture_lr` times `lr`. Every parameter is in exactly one group;
     empty groups are left out.
     """
     # Found by the type of the module that owns them: names like "bn1" or "downsample.1" say nothing certain.
@@ -61,13 +61,12 @@ def parameter_groups(
             split["biases"].append(parameter)
         else:
             split["weights"].append(parameter)
-    decay = {"weights": weight_decay, "normalizers": norm_weight_decay}
     return [
         {
             "name": name,
             "params": parameters,
             "lr": lr * (mixture_lr if name == "mixtures" else 1.0),
-            "weight_decay": decay.get(name, 0.0),
+            "weight_decay": 0.0 if name == "mixtures" else decay.get(name, 0.0),
         }
         for name, parameters in split.items()
         if parameters

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn, get_args, is_typeddict
 
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser
 
 from tasks.errors import UserError, close_matches, one_line
@@ -45,8 +46,16 @@ def explain(message: str, parser: LightningArgumentParser, args: Sequence[str]) 
     key, complaint = condense_type_error(message)
     if complaint.startswith("unknown"):
         complaint += f": expected one of {', '.join(_dict_keys(parser, key))}"
-    place = where_set(key, args) if key else ""
+    unknown = _search(r"^unknown ['\"]?([\w.]+)", complaint)
+    place = where_set(f"{key}.{unknown}" if unknown else key, args) if key else ""
     return UserError(f"{key}{': ' if key else ''}{complaint}{f' ({place})' if place else ''}")
+
+
+def explain_reference(error: OmegaConfBaseException, args: Sequence[str]) -> UserError:
+    """Say in one line which `${…}` leads nowhere, and where it stands."""
+    key = str(error.full_key or "")
+    place = where_set(key, args) if key else ""
+    return UserError(f"{key or 'configuration'}: {error.msg or error}{f' ({place})' if place else ''}")
 
 
 def _unknown_option(given: str, keys: Sequence[str]) -> str:

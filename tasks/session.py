@@ -54,15 +54,21 @@ class Session:
             tested = self._test_best() if test else {}
         close_loggers(self.trainer.loggers)
         if self.trainer.is_global_zero:
+            best = self._best_score()
             rows = {
-                **self._best_score(),
+                **({} if best is None else {f"best {self.model.monitor}": report.fraction(best)}),
                 **{name: report.fraction(value) for name, value in tested.items()},
                 "epochs": str(epochs),
                 "wall time": report.duration(time.perf_counter() - start),
                 "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}",
                 **({"run folder": str(self.folder.path)} if self.folder else {}),
             }
+            unreadable = self.datamodule.unreadable_summary()
+            if unreadable:
+                rows["unreadable"] = unreadable
             report.print_table(f"{self.task} fit", rows)
+            if self.folder:
+                self._write_report(self.folder, epochs, best, tested)
 
     def evaluate(self, stage: Literal["validate", "test"]) -> None:
         """Print the metrics of the checkpoint on a split."""
@@ -109,11 +115,20 @@ class Session:
             "weights_only": True,
         }
 
-    def _best_score(self) -> dict[str, str]:
+    def _write_report(
+        self, folder: RunFolder, epochs: int, best: float | None, tested: dict[str, float]
+    ) -> None:
+        from tasks.report.facts import collect_facts
+        from tasks.report.run import write_report
+
+        facts = collect_facts(folder.path, self.task, self.trainer, epochs, best, tested)
+        write_report(folder.path, facts, self.model.report_sections(self.datamodule))
+
+    def _best_score(self) -> float | None:
         score = getattr(self.trainer.checkpoint_callback, "best_model_score", None)
         if score is None and self.loaded:
             score = ckpt.best_score(self.loaded)
-        return {} if score is None else {f"best {self.model.monitor}": report.fraction(float(score))}
+        return None if score is None else float(score)
 
     def _resume_hint(self) -> str:
         """How to go on after Ctrl-C."""

@@ -1,141 +1,150 @@
-"""The embedded digits: real 8×8 handwriting, enlarged, under varying contrast, colour and blur."""
+"""What the data modules of image classification share: names, pictures, labels."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tasks.data import BaseDataModule, Examples
+from tasks.classification.transforms import AutoAugment, Colour, normalize
+from tasks.data import BaseDataModule, Examples, SeededDataset
+from tasks.file_list import FileList
 
-_SPLITS = {"train": 0.65, "val": 0.15, "test": 0.2}
 
-
-class Digits:
-    """Transformed (image, digit) pairs.
+class ImageFiles:
+    """Transformed (image, label) pairs of files.
 
     Args:
-        images: (N, 1, 8, 8), values in [0, 1].
-        labels: (N,) digits.
-        transform: (3, 8, 8) image → network input.
+        files: Paths and labels.
+        steps: From a path to the image.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, transform: v2.Transform) -> None:
-        self.images, self.labels, self.transform = images, labels, transform
+    def __init__(self, files: FileList, steps: list[Callable[[Any], Any]]) -> None:
+        self.files, self.transform = files, v2.Compose(steps)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.files)
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, int]:
-        return self.transform(self.images[index].expand(3, -1, -1)), int(self.labels[index])
+        return self.transform(self.files.path(index)), int(self.files.labels[index])
 
 
-class RandomTint(v2.Transform):  # type: ignore[misc]
-    """Recolour a grey-level image: ink and paper take two random colours `contrast` apart or more.
+class ClassificationDataModule(BaseDataModule):
+    """Images and their classes.
 
-    Args:
-        contrast: Least distance, in brightness, of the two.
+    A subclass builds `view(split, training)`, `labels_of(split)` and `image_steps()`.
+
+    Attributes:
+        mean: Mean colour that the network's input is normalised by, of levels in [0, 1].
+        std: Standard deviation that it is divided by.
+        class_names: A name for each class, where there are any.
     """
 
-    def __init__(self, contrast: float) -> None:
-        super().__init__()
-        self.contrast = contrast
+    mean: ClassVar[Colour]
+    std: ClassVar[Colour]
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the two colours of one image."""
-        distance = self.contrast + (1 - self.contrast) * torch.rand(())
-        paper = (1 - distance) * torch.rand(())
-        colours = torch.stack([paper, paper + distance])
-        hue = 0.3 * self.contrast * (torch.rand(2, 3) - 0.5)
-        if torch.rand(()) < 0.5:
-            colours = colours.flip(0)
-        return {"colours": (colours[:, None] + hue).clamp(0, 1)}
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.class_names: list[str] = []
 
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        """Blend from paper to ink by the grey level."""
-        paper, ink = params["colours"][:, :, None, None]
-        blended: Tensor = paper + (ink - paper) * inpt
-        return blended
+    @abstractmethod
+    def view(self, split: str, training: bool) -> Examples:
+        """Examples of "train", "val" or "test", under the augmentation of training or as evaluated."""
+
+    @abstractmethod
+    def labels_of(self, split: str) -> NDArray[np.int64]:
+        """(N,) classes of "train", "val" or "test"."""
+
+    @abstractmethod
+    def image_steps(self) -> list[Callable[[Any], Any]]:
+        """Steps from an image (3, H, W) of bytes, of any size, to its evaluation view."""
+
+    def examples(self, split: str) -> Examples:
+        """Augmented for "train", the evaluation view for the others."""
+        return self.view(self._source(split), training=split == "train")
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """(N,) classes of a split; no image is decoded."""
+        return self.labels_of(self._source(split))
+
+    def picture(self, split: str, index: int) -> Tensor:
+        """Evaluation view of a sample as bytes (3, H, W), for reports."""
+        examples = self.view(self._source(split), training=False)
+        return self.as_bytes(SeededDataset(examples, self.seed)[0, index][0])
+
+    def as_bytes(self, image: Tensor) -> Tensor:
+        """An example's image as bytes."""
+        return image
+
+    def sample_name(self, split: str, index: int) -> str:
+        """Name of a sample: the path of an image file, else the index."""
+        return self.name_of(self._source(split), index)
+
+    def name_of(self, split: str, index: int) -> str:
+        """Name of a sample of "train", "val" or "test"."""
+        return str(index)
+
+    def class_name(self, index: int) -> str:
+        """Name of a class, its number where it has none."""
+        return self.class_names[index] if self.class_names else str(index)
+
+    def _source(self, split: str) -> str:
+        return "test" if split == "predict" else split
 
 
-class DigitsDataModule(BaseDataModule):
-    """scikit-learn's 1,797 handwritten digits as colour images; nothing is downloaded.
-
-    The split is stratified and fixed: 65 % training, 15 % validation, 20 % test, no digit in two of them.
-    Each image has its own contrast, colours and blur, drawn anew in every training epoch and fixed in
-    validation and test, so that per-image statistics differ and the choice of normalizer matters.
+class ImageDataModule(ClassificationDataModule):
+    """Images that travel as bytes from the loaders and are normalised on the device.
 
     Args:
         batch_size: Images a process and step.
         num_workers: Loader processes; 0 loads in the training process.
-        seed: Seed of order and augmentation; the CLI sets it to `seed_everything`.
-        image_size: Height and width of the images.
-        contrast: Least difference in brightness of ink and paper, in (0, 1].
-        blur: Largest standard deviation of the blur, in pixels of the enlarged image; 0 for none.
+        auto_augment: Automatic augmentation of the training images, with torchvision's defaults.
+        color_jitter: Range j of the factors [1 − j, 1 + j] on brightness, contrast and saturation.
+        erasing: Probability of erasing a rectangle, filled with the mean colour.
+        repeats: Times that an image comes in a training epoch, each time augmented anew; the epoch is as
+            long as ever.
+        **kwargs: Loaders, see BaseDataModule.
     """
 
     def __init__(
         self,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        image_size: int = 32,
-        contrast: float = 0.3,
-        blur: float = 1.2,
+        batch_size: int = 32,
+        num_workers: int = 8,
+        auto_augment: AutoAugment | None = None,
+        color_jitter: float = 0.0,
+        erasing: float = 0.0,
+        repeats: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
-        if image_size < 8:
-            raise ValueError(f"data.image_size: expected at least 8, got {image_size}")
-        if not 0 < contrast <= 1:
-            raise ValueError(f"data.contrast: expected a number in (0, 1], got {contrast}")
-        if blur < 0:
-            raise ValueError(f"data.blur: expected a number ≥ 0, got {blur}")
-        self.image_size, self.contrast, self.blur = image_size, contrast, blur
-        self.rows: dict[str, np.ndarray] = {}
+        super().__init__(batch_size=batch_size, num_workers=num_workers, **kwargs)
+        if color_jitter < 0:
+            raise ValueError(f"data.color_jitter: expected a number ≥ 0, got {color_jitter}")
+        if not 0 <= erasing <= 1:
+            raise ValueError(f"data.erasing: expected a probability, got {erasing}")
+        if repeats < 1:
+            raise ValueError(f"data.repeats: expected a positive number, got {repeats}")
+        self.auto_augment, self.color_jitter, self.erasing = auto_augment, color_jitter, erasing
+        self.repeats = repeats
 
-    @property
-    def num_classes(self) -> int:
-        """Ten digits."""
-        return 10
-
-    def setup(self, stage: str) -> None:
-        """Read and split the digits."""
-        if self.rows:
-            return
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        self.images = torch.from_numpy(digits.images).float().div(16)[:, None]
-        self.labels = torch.from_numpy(digits.target).long()
-        self.rows = stratified_split(digits.target, _SPLITS)
-
-    def examples(self, split: str) -> Examples:
-        """Digits of one split; "predict" is the test split."""
-        rows = self.rows["test" if split == "predict" else split]
-        return Digits(self.images[rows], self.labels[rows], self._transform(training=split == "train"))
-
-    def sample_name(self, split: str, index: int) -> str:
-        """Row of the digit in scikit-learn's table."""
-        return str(self.rows["test" if split == "predict" else split][index])
-
-    def _transform(self, training: bool) -> v2.Transform:
-        size = [self.image_size, self.image_size]
-        steps: list[v2.Transform] = [v2.Resize(size, antialias=True)]
-        if training:
-            steps += [v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5.0)]
-        if self.blur:
-            steps += [v2.GaussianBlur(kernel_size=7, sigma=(0.1, max(self.blur, 0.1)))]
-        return v2.Compose([*steps, RandomTint(self.contrast), v2.Normalize([0.5] * 3, [0.25] * 3)])
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise the bytes of a batch, in the precision of the run."""
+        images, *others = batch
+        images = normalize(images, self.mean, self.std)
+        return [self.trainer.precision_plugin.convert_input(images) if self.trainer else images, *others]
 
 
-def stratified_split(labels: np.ndarray, parts: dict[str, float]) -> dict[str, np.ndarray]:
-    """Divide the rows into named parts, each class in the same proportions, the same way every time."""
-    generator = np.random.default_rng(0)
+def stratified_split(
+    labels: NDArray[np.int64], parts: dict[str, float], seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Divide the rows into named parts, each class in the same proportions, the same way for a seed."""
+    generator = np.random.default_rng(seed)
     bounds = np.cumsum(list(parts.values()))[:-1]
-    split: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    split: dict[str, list[NDArray[np.int64]]] = {name: [] for name in parts}
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         pieces = np.split(rows, (bounds * len(rows)).round().astype(int))

@@ -89,7 +89,7 @@ def runs(tmp_path):
 @pytest.fixture
 def fit_parser(monkeypatch, tmp_path):
     """fit_parser(*args) → the command line of fit with everything built, and nothing run."""
-    from tasks.classification.data import DigitsDataModule
+    from tasks.classification.__main__ import DATASETS
     from tasks.classification.module import ClassificationModule
     from tasks.cli import ExperimentCLI, run
 
@@ -98,6 +98,6 @@ def fit_parser(monkeypatch, tmp_path):
 
     def build(*args):
         line = ["fit", *map(str, args), "--runs_dir", str(tmp_path / "runs"), "--wandb.mode", "disabled"]
-        return run("classification", ClassificationModule, DigitsDataModule, line)
+        return run("classification", ClassificationModule, DATASETS, line)
 
     return build

@@ -8,7 +8,8 @@ import torch
 from task_paths import DIGITS
 from torch.utils.data import DataLoader
 
-from tasks.classification.data import DigitsDataModule, stratified_split
+from tasks.classification.data import stratified_split
+from tasks.classification.digits import DigitsDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.data import EpochSampler, EvaluationSampler, SeededDataset, seed_for
 
@@ -58,6 +59,51 @@ def test_the_order_depends_on_epoch_and_seed():
     assert order(0, 3) != order(0, 4) and order(0, 3) != order(1, 3)
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_repeated_augmentation_takes_each_image_several_times(world_size):
+    size, repeats = 20, 3
+    plain = EpochSampler(size, seed=5)
+    shares = [
+        EpochSampler(size, seed=5, rank=rank, world_size=world_size, repeats=repeats)
+        for rank in range(world_size)
+    ]
+    for sampler in (plain, *shares):
+        sampler.set_epoch(4)
+    together = [key for step in zip(*shares, strict=True) for key in step]
+    assert len(together) == size // world_size * world_size
+    # torchvision's RASampler: the order of the epoch, each index repeated, cut to the length of an epoch.
+    order = [index for _, index in plain]
+    expected = [(4, index, copy) for index in order for copy in range(repeats)]
+    assert together == expected[: len(together)]
+
+
+def test_repetitions_are_augmented_anew_and_the_first_as_without(digits):
+    dataset = SeededDataset(digits.examples("train"), seed=3)
+    once, first, second = dataset[2, 17], dataset[2, 17, 0], dataset[2, 17, 1]
+    assert torch.equal(once[0], first[0]) and once[1:] == first[1:] == second[1:]
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(second[0], dataset[2, 17, 1][0])
+
+
+def test_the_loader_prefetches_and_keeps_its_workers():
+    data = DigitsDataModule(image_size=16, num_workers=2)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert (loader.prefetch_factor, loader.persistent_workers) == (4, True)
+    data.num_workers = 0
+    assert data.train_dataloader().prefetch_factor is None
+
+
+def test_pictures_are_the_evaluation_view_in_bytes(digits):
+    picture = digits.picture("test", 7)
+    assert picture.dtype == torch.uint8 and picture.shape == (3, 16, 16)
+    seen = SeededDataset(digits.examples("test"), digits.seed)[0, 7][0]
+    # Bytes are rounded by up to half a level of 255; the normalisation divides by 1/4.
+    torch.testing.assert_close((picture / 255 - 0.5) / 0.25, seen, atol=4 * 0.5 / 255 + 1e-5, rtol=0)
+    # A training picture is not moved about: it is what evaluation would make of that digit.
+    assert torch.equal(digits.picture("train", 3), digits.picture("train", 3))
+
+
 def test_seeds_tell_their_parts_apart():
     keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)]
     assert len({seed_for(*key) for key in keys}) == len(keys)
@@ -70,7 +116,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(digits):
     state = torch.get_rng_state()
     image, label, index = dataset[2, 17]
     assert torch.equal(torch.get_rng_state(), state), "the training process's generator is left alone"
-    assert index == 17 and label == int(digits.labels[digits.rows["train"][17]])
+    assert index == 17 and label == int(digits.labels("train")[17])
     _ = dataset[2, 3], torch.rand(5)
     assert torch.equal(dataset[2, 17][0], image)
     assert not torch.equal(dataset[3, 17][0], image)
@@ -93,10 +139,10 @@ def test_batches_do_not_depend_on_the_workers(digits):
 def test_the_split_is_stratified_disjoint_and_whole(digits):
     rows = digits.rows
     assert sorted(np.concatenate(list(rows.values()))) == list(range(1797))
-    counts = {name: np.bincount(digits.labels.numpy()[index]) for name, index in rows.items()}
+    counts = {name: np.bincount(digits.digits.numpy()[index]) for name, index in rows.items()}
     for name, share in (("train", 0.65), ("val", 0.15), ("test", 0.2)):
         assert np.abs(counts[name] - share * sum(counts.values())).max() <= 1
-    again = stratified_split(digits.labels.numpy(), {"train": 0.65, "val": 0.15, "test": 0.2})
+    again = stratified_split(digits.digits.numpy(), {"train": 0.65, "val": 0.15, "test": 0.2})
     assert all(np.array_equal(again[name], rows[name]) for name in rows)
 
 

@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from exemplar_norm import NORMS
 from tasks.base import BaseModule
 from tasks.errors import UserError
-from tasks.models import Norm, NormOptions, build_network, network_names
+from tasks.models import Norm, NormOptions, build_network
+from tasks.networks import network_names
 from tasks.optim import Schedule, build_optimizer, build_scheduler, is_norm, parameter_groups
 
 
@@ -26,7 +27,7 @@ def test_the_norms_of_the_command_line_are_those_of_the_package():
 @pytest.mark.parametrize("name", ["digits_resnet", "shufflenet_v2_x0_5"])
 def test_every_parameter_is_in_one_group_and_norms_do_not_decay(name, norm):
     model = build_network(name, 10, norm)
-    groups = {group["name"]: group for group in parameter_groups(model, 0.1, 5e-4)}
+    groups = {group["name"]: group for group in parameter_groups(model, 0.1, {"weights": 5e-4})}
     ids = [id(p) for group in groups.values() for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
@@ -41,9 +42,10 @@ def test_every_parameter_is_in_one_group_and_norms_do_not_decay(name, norm):
         assert {id(p) for p in groups["mixtures"]["params"]} == {id(p) for p in mixtures}
         assert groups.pop("mixtures")["lr"] == pytest.approx(0.01)
     assert all(g["lr"] == 0.1 for g in groups.values())
-    assert {g["name"]: g["weight_decay"] for g in parameter_groups(model, 0.1, 5e-4, 1e-4)}[
-        "normalizers"
-    ] == 1e-4
+    decay = {"weights": 5e-4, "normalizers": 1e-4, "biases": 2e-4, "mixtures": 1.0}
+    decays = {g["name"]: g["weight_decay"] for g in parameter_groups(model, 0.1, decay)}
+    assert decays == {name: 0.0 if name == "mixtures" else decay[name] for name in decays}
+    assert ("mixtures" in decays) == (norm == "ssn")
 
 
 def _is_plain(module):
@@ -58,7 +60,10 @@ def _in_norm(model, name):
 def test_frozen_parameters_are_left_out_and_empty_groups_too():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     model[1].requires_grad_(False)
-    assert [group["name"] for group in parameter_groups(model, 0.1, 0.1)] == ["weights", "biases"]
+    assert [group["name"] for group in parameter_groups(model, 0.1, {"weights": 0.1})] == [
+        "weights",
+        "biases",
+    ]
 
 
 def test_schedules_at_hand_computed_steps():
@@ -83,7 +88,7 @@ def learning_rates(scheduler, optimizer, steps):
 
 
 def optimizer_of(lr=0.4):
-    groups = parameter_groups(nn.Linear(2, 2), lr, 0.0)
+    groups = parameter_groups(nn.Linear(2, 2), lr, {})
     return build_optimizer("sgd", groups, momentum=0.9, nesterov=True)
 
 
@@ -113,7 +118,7 @@ def test_factors_are_finite_and_within_0_and_1(name, total, warmup):
 
 
 def test_adamw_takes_the_momentum_as_its_first_beta():
-    groups = parameter_groups(nn.Linear(2, 2), 0.1, 0.0)
+    groups = parameter_groups(nn.Linear(2, 2), 0.1, {})
     optimizer = build_optimizer("adamw", groups, momentum=0.8, nesterov=False)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
 

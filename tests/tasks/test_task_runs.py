@@ -56,7 +56,8 @@ def test_a_fit_fills_its_own_folder(fit, runs):
     first = fit("--test", "true")
     assert first.code == 0, first.err
     folder = runs / "digits"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "metrics.csv"]
+    files = ["checkpoints", "config.yaml", "metrics.csv", "report.html", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     rows = rows_of(folder / "metrics.csv")
     assert {"train/loss", "val/loss", "val/top1", "val/top5", "test/top1", "test/top5"} <= rows[0].keys()

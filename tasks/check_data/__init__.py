@@ -1,0 +1,1 @@
+"""Verify a data set's folder: decode every image, compare classes and splits, find duplicates."""

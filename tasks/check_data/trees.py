@@ -1,0 +1,119 @@
+"""What there is to check in a data set: its files by split and class, and what is wrong with its layout.
+
+A data set gets an entry in TREES: a function from its root to a Tree. It reports what is missing and goes on,
+where the data modules stop at the first fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tasks.errors import UserError
+from tasks.file_list import FileList, walk
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split.
+
+    Attributes:
+        split: Its name.
+        files: Its images, with the class of each.
+        classes: Name of each class.
+    """
+
+    split: str
+    files: FileList
+    classes: list[str]
+
+    def counts(self) -> dict[str, int]:
+        """Number of files of each class."""
+        counts = np.bincount(self.files.labels, minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+
+@dataclass
+class Tree:
+    """A data set.
+
+    Attributes:
+        parts: Its splits.
+        problems: What is wrong with its layout, a line each.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(len(part.files) for part in self.parts)
+
+
+def imagenet(root: Path) -> Tree:
+    """`root/{train,val}/<wnid>/*.JPEG`, or what `root/{train,val}.txt` list."""
+    if any((root / f"{split}.txt").is_file() for split in ("train", "val")):
+        return _lists(root)
+    return _folders(root, ["train", "val"])
+
+
+def folder(root: Path) -> Tree:
+    """`root/{train,val,test}/<class>/*`, or `root/<class>/*` without splits."""
+    present = [split for split in ("train", "val", "test") if (root / split).is_dir()]
+    return _folders(root, ["train", "val", *(["test"] if "test" in present else [])] if present else ["."])
+
+
+TREES: dict[str, Callable[[Path], Tree]] = {"imagenet": imagenet, "folder": folder}
+
+
+def _lists(root: Path) -> Tree:
+    """The files of list files, which are checked as the data module checks them."""
+    from tasks.classification.imagenet import ImageNetDataModule
+
+    try:
+        data = ImageNetDataModule(str(root))
+    except UserError as error:
+        return Tree(problems=[str(error)])
+    return Tree([Part(split, data.files(split), data.classes) for split in ("train", "val")])
+
+
+def _folders(root: Path, splits: list[str]) -> Tree:
+    """The files of class folders in the folder of each split; "." is the root itself."""
+    from tasks.classification.folders import class_folders, same_classes
+
+    tree = Tree()
+    for split in splits:
+        try:
+            classes = class_folders(root / split)
+        except UserError as error:
+            tree.problems.append(str(error))
+            continue
+        tree.parts.append(_part(root / split, "all" if split == "." else split, classes))
+    for left, right in pairwise(tree.parts):
+        try:
+            same_classes(set(left.classes), set(right.classes), (left.split, right.split), root)
+        except UserError as error:
+            tree.problems.append(str(error))
+    for part in tree.parts:
+        empty = [name for name, count in part.counts().items() if not count]
+        tree.problems += [f"{part.files.root / name}: expected images, got none" for name in empty]
+    return tree
+
+
+def _part(place: Path, split: str, classes: list[str]) -> Part:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    counts: list[int] = []
+
+    def names() -> Iterator[str]:
+        for name in classes:
+            files = walk(place / name, IMG_EXTENSIONS)
+            counts.append(len(files))
+            yield from (f"{name}/{file}" for file in files)
+
+    files = FileList.of(place, names(), np.empty(0, np.int64))
+    labels = np.repeat(np.arange(len(classes)), counts)
+    return Part(split, FileList(place, files.packed, files.ends, labels), classes)
