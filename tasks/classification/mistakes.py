@@ -57,11 +57,12 @@ class ConfidentMistakes(Metric):
         )
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Probabilities, falling, and rows (index, predicted, true) of the mistakes; empty places cut off."""
+        """Probabilities, falling, and rows (index, predicted, true) of the mistakes; −1 in empty places.
+
+        With the empty places, as torchmetrics makes a scalar of a result with one element.
+        """
         # Gathered from several processes, the states have an axis in front.
-        probability, rows = self._kept(self.probability.flatten(), self.rows.reshape(-1, 3))
-        count = int((probability >= 0).sum())
-        return probability[:count], rows[:count]
+        return self._kept(self.probability.flatten(), self.rows.reshape(-1, 3))
 
     def _kept(self, probability: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         order = rows[:, 0].argsort(stable=True)
@@ -145,5 +146,9 @@ class EvaluationRecord(nn.Module):
         """Set `outcome` to what was found in all processes."""
         probability, rows = self.mistakes.compute()
         found = zip(rows.tolist(), probability.tolist(), strict=True)
-        mistakes = [Mistake(example, predicted, true, value) for (example, predicted, true), value in found]
+        mistakes = [
+            Mistake(example, predicted, true, value)
+            for (example, predicted, true), value in found
+            if value >= 0
+        ]
         self.outcome = Outcome(self.split, self.confusion.compute().cpu().numpy(), mistakes, self.mistakes.k)

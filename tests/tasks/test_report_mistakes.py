@@ -75,6 +75,19 @@ def test_a_network_that_diverged_makes_mistakes_too():
     assert [mistake.probability for mistake in record.outcome.mistakes] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_few_mistakes(wrong):
+    record = EvaluationRecord(3)
+    record.start("val")
+    labels = torch.zeros(4).long()
+    logits = torch.nn.functional.one_hot(labels, 3).float()
+    logits[:wrong] = torch.tensor([0.0, 0.0, 1.0])
+    record.update(logits, labels, torch.arange(4))
+    record.finish()
+    probability = pytest.approx(math.e / (math.e + 2), abs=1e-6)
+    assert record.outcome.mistakes == [(example, 2, 0, probability) for example in range(wrong)]
+
+
 def test_nothing_is_stored_in_checkpoints():
     record = EvaluationRecord(3)
     record.update(*(part[:4] for part in (torch.eye(4)[:, :3], torch.zeros(4).long(), torch.arange(4))))
