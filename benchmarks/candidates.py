@@ -16,7 +16,7 @@ from exemplar_norm.backends import Backend
 class TextbookExemplarNorm2d(ExemplarNorm2d):
     """EN as its equation reads: K normalized copies of X, weighted and summed, in plain autograd."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize `x` (N, C, H, W)."""
         running = (self.running_mean, self.running_var)
         copies = [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Backend = Literal["auto", "reference", "eager"]
+Backend = Literal["auto", "reference", "eager", "compiled", "triton"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 # One value for the process, not a context variable: autograd and data-parallel threads must see it too.
@@ -41,6 +44,36 @@ def backend(name: Backend) -> Iterator[None]:
         _active = previous
 
 
+def use_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels run for this input; float64 stays with the eager passes.
+
+    Raises:
+        ValueError: they were asked for by name and cannot run.
+    """
+    if _active not in ("auto", "triton") or (_active == "auto" and not x.is_cuda):
+        return False
+    if _active == "triton" and not (has_triton() and (x.is_cuda or _interprets())):
+        got = f"a {x.device.type} tensor" if has_triton() else "none installed"
+        raise ValueError(f'backend "triton": expected Triton and an input on a CUDA device, got {got}')
+    return has_triton() and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _interprets() -> bool:
+    """Whether Triton's interpreter stands in for a GPU, as in the tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def use_compiled() -> bool:
+    """Whether passes built by Inductor were asked for."""
+    return _active == "compiled"
+
+
 def use_reference(x: Tensor) -> bool:
     """Whether the plain form has to run for this input, here and now."""
     # The compiler is asked first, so that it never traces the questions that follow.
@@ -57,3 +90,13 @@ def use_reference(x: Tensor) -> bool:
         or x.is_meta
         or type(x) not in (Tensor, torch.nn.Parameter)
     )
+
+
+def refuse_double_backward() -> None:
+    """Raise if a backward pass written by hand is to be differentiated itself."""
+    # With once_differentiable alone, grad(y.sum(), x, create_graph=True) would be silently wrong.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "second derivatives are not available from this form of the exemplar_norm layers (backward "
+            'ran with create_graph=True): run the forward pass under exemplar_norm.backend("reference")'
+        )

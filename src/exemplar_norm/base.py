@@ -45,6 +45,9 @@ class MomentLayer(RunningStatistics):
     ranks: ClassVar[tuple[int, ...]] = ()
     """Accepted ranks of the input; empty for any from 2."""
 
+    relu: bool = False
+    """Whether a ReLU, and a residual sum before it, are part of the layer: see `convert_norm`."""
+
     squeezed: ClassVar[tuple[str, ...]] = ("weight", "bias", "running_mean", "running_var")
     """Entries of the state that the public codes keep with additional dimensions of size 1."""
 
@@ -84,10 +87,13 @@ class MomentLayer(RunningStatistics):
         """Map the moments to (A, B), each (N, C)."""
         raise NotImplementedError(f"{type(self).__name__} has to define coefficients(moments)")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize `x` (N, C, *spatial)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Normalize `x` (N, C, *spatial), add `residual` if there is one, apply a ReLU if `relu` is set."""
         self._check_input(x)
-        return moment_norm(x, self.coefficients)
+        if residual is None or (residual.shape == x.shape and residual.dtype == x.dtype):
+            return moment_norm(x, self.coefficients, residual=residual, relu=self.relu)
+        y = moment_norm(x, self.coefficients) + residual  # other dtypes promote, other shapes broadcast
+        return torch.relu(y) if self.relu else y
 
     def statistics(self, moments: Moments) -> Statistics:
         """(μ, σ²) of every normalizer, each (N, K, C)."""
@@ -155,7 +161,8 @@ class MomentLayer(RunningStatistics):
         groups = f", groups={self.groups}" if "gn" in self.normalizers else ""
         names = "+".join(self.normalizers)
         sync = ", sync=True" if self.sync else ""
-        return f"{self.num_features}, {names}{groups}, eps={self.eps}, momentum={self.momentum}{sync}"
+        relu = ", relu=True" if self.relu else ""
+        return f"{self.num_features}, {names}{groups}, eps={self.eps}, momentum={self.momentum}{sync}{relu}"
 
 
 def check_positive(name: str, value: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from exemplar_norm.fuse import fuse_relu
 from exemplar_norm.replace import replacement, summary, swap
 from exemplar_norm.sources import is_other_norm, read_source, shared_tensors
 from exemplar_norm.targets import Norm, choose_target
@@ -19,7 +20,13 @@ Layers = list[tuple[str, nn.Module]]
 
 
 def convert_norm(
-    model: nn.Module, norm: Norm = "en", *, preserve: bool = True, skip: Sequence[str] = (), **options: Any
+    model: nn.Module,
+    norm: Norm = "en",
+    *,
+    preserve: bool = True,
+    skip: Sequence[str] = (),
+    fuse: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """Replace the normalization layers of `model`, in place.
 
@@ -44,6 +51,11 @@ def convert_norm(
             with the settings that the function gives it).
         preserve: keep the function (to "en") and the parameters (to the others).
         skip: patterns, as of a shell ("layer1.*"), of names that stay as they are.
+        fuse: let the family's layers take over the ReLU that follows them, and the residual sum before it,
+            where that can be seen: one behind the other in a Sequential, the stems and blocks of ResNets, the
+            blocks of Inception networks. Fewer passes over memory and, but behind a sum, X as all that a
+            layer and its ReLU keep. State dicts stay as they are; a hook on such a layer sees what the ReLU
+            gave.
         **options: passed to NORMS[norm]. Where C is not a multiple of `groups` or `reduction`, the largest
             divisor below is taken.
 
@@ -81,7 +93,10 @@ def convert_norm(
         raise ValueError(f"convert_norm: {_nothing(others, skipped)}")
     if others:
         logger.warning("convert_norm left alone: %s", summary(others))
-    return swap(model, replacements)
+    model = swap(model, replacements)
+    if fuse and not fuse_relu(model):
+        logger.warning("convert_norm: fuse=True found no layer of the family with a ReLU behind it")
+    return model
 
 
 def _split(model: nn.Module, skip: Sequence[str]) -> tuple[Layers, Layers]:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from exemplar_norm.backends import use_reference, use_triton
 from exemplar_norm.base import DEFAULT_NORMALIZERS, MomentLayer, check_positive
 from exemplar_norm.gate import Gate, largest_divisor
+from exemplar_norm.kernels.exemplar_map import MapParameters, MapSettings, exemplar_map
 from exemplar_norm.moments import Moments
+from exemplar_norm.normalizers import Statistics
 
 
 class ExemplarNorm(MomentLayer):
@@ -84,6 +87,8 @@ class ExemplarNorm(MomentLayer):
 
     def coefficients(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """A = Σ_k γ_k λ_k / sqrt(σ²_k + ε), B = Σ_k γ_k λ_k x̂_k + Σ_k β_k."""
+        if not use_reference(moments.mean) and self.gate.is_plain():
+            return self._map_by_hand(moments)
         mean, var = moments.mean.unsqueeze(1), moments.var.unsqueeze(1)
         mu_NKC, sigma2_NKC = self.statistics(moments)
         rstd_NKC = torch.rsqrt(sigma2_NKC + self.eps)
@@ -93,6 +98,41 @@ class ExemplarNorm(MomentLayer):
         scale = (weight_NKC * rstd_NKC).sum(1)
         shift = (weight_NKC * normed_NKC).sum(1) + self.bias.to(mean.dtype).sum(0)
         return scale, shift
+
+    def _map_by_hand(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The same map with its backward by hand, in fewer kernels."""
+        mean, var, positions = moments
+        own_batch = "bn" in self.normalizers and self.training and not self.is_synced()
+        settings = MapSettings(
+            self.normalizers, self.groups, self.eps, self.descriptor == "mean_std", own_batch
+        )
+        values = (self.weight, self.bias, *self.gate.weights())
+        parameters = MapParameters(*(value.to(mean.dtype) for value in values))
+        if use_triton(mean):
+            from exemplar_norm.kernels import triton_map
+
+            if triton_map.fits(self.num_features, parameters, settings):
+                running = None
+                if own_batch and self.count_batch():
+                    averages = (self.running_mean, self.running_var, self.num_batches_tracked)
+                    running = triton_map.Running(*averages, self.momentum, mean.shape[0] * positions)
+                batch = self._given_statistics(moments, own_batch) if not own_batch else None
+                found = triton_map.exemplar_map(mean, var, batch, running, parameters, settings)
+                return self._shown(*found)
+        batch = self._given_statistics(moments, own_batch)
+        return self._shown(*exemplar_map(mean, var, batch, parameters, settings))
+
+    def _shown(self, scale: Tensor, shift: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        if self.gate._forward_hooks:
+            self.gate(ratio, ratio=ratio)  # for the hooks alone
+        return scale, shift
+
+    def _given_statistics(self, moments: Moments, own_batch: bool) -> Statistics | None:
+        if "bn" not in self.normalizers:
+            return None
+        if own_batch:  # the map itself takes their gradient
+            moments = Moments(moments.mean.detach(), moments.var.detach(), moments.positions)
+        return self.batch_statistics(moments)
 
     def _describe(self, normed_NKC: Tensor, var_N1C: Tensor, rstd_NKC: Tensor) -> Tensor:
         if self.descriptor == "mean":

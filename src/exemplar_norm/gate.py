@@ -11,6 +11,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+# A forward hook sees λ from whichever form of the map; these need the gate itself to run.
+_HOOKS = (
+    "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward",
+)  # fmt: skip
 
 Descriptor = Literal["mean", "mean_std"]
 
@@ -67,8 +73,24 @@ class Gate(nn.Module):
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 
-    def forward(self, descriptor: Tensor) -> Tensor:
-        """Map the descriptor (N, K, D) to λ (N, K)."""
+    def weights(self) -> tuple[Tensor, ...]:
+        """The weights in the order in which they are used."""
+        return self.conv.weight, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+
+    def is_plain(self) -> bool:
+        """Whether another form may stand in for the gate: each part is its own, no hook but forward ones."""
+        parts = (self, self.conv, self.fc1, self.fc2)
+        kinds = tuple(type(part) for part in parts)
+        return (
+            kinds == (Gate, nn.Conv1d, nn.Linear, nn.Linear)
+            and not any(vars(self).get(name) for name in _HOOKS)
+            and not _has_any_global_hook()
+        )
+
+    def forward(self, descriptor: Tensor, ratio: Tensor | None = None) -> Tensor:
+        """Map the descriptor (N, K, D) to λ (N, K), or return λ as another form of the map has found it."""
+        if ratio is not None:
+            return ratio
         # The weights follow the statistics' precision: a half-precision network keeps a float32 gate.
         dtype = descriptor.dtype
         conv, fc1, fc2 = self.conv.weight.to(dtype), self.fc1, self.fc2

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from exemplar_norm import passes, passes_cpu
-from exemplar_norm.backends import use_reference
+from exemplar_norm.backends import refuse_double_backward, use_compiled, use_reference, use_triton
 
 
 class Moments(NamedTuple):
@@ -36,7 +36,9 @@ class Moments(NamedTuple):
 Coefficients = Callable[[Moments], tuple[Tensor, Tensor]]
 
 
-def moment_norm(x: Tensor, coefficients: Coefficients) -> Tensor:
+def moment_norm(
+    x: Tensor, coefficients: Coefficients, *, residual: Tensor | None = None, relu: bool = False
+) -> Tensor:
     """Normalize `x` (N, C, *spatial) by the scale and shift that `coefficients` makes of its moments.
 
     Statistics and coefficients are float32 (float64 for a float64 input), whatever the input and the
@@ -47,30 +49,35 @@ def moment_norm(x: Tensor, coefficients: Coefficients) -> Tensor:
     Args:
         x: (N, C, *spatial), floating point, any strides.
         coefficients: differentiable map from `Moments` to (A, B), each (N, C).
+        residual: added to the output, if there is one; of the shape and dtype of x.
+        relu: apply a ReLU at the end, in the same pass.
 
     Raises:
-        RuntimeError: second derivatives were asked of the eager form; `backend("reference")` has them.
+        RuntimeError: second derivatives were asked of a form that has none; `backend("reference")` has them.
+        ValueError: the chosen backend cannot run this input.
     """
     if use_reference(x):
-        return _reference(x, coefficients)
+        return _reference(x, coefficients, residual, relu)
     x = _dense(x)
+    ops = _choose_passes(x)
     count = math.prod(x.shape[2:])
     if not torch.is_grad_enabled():
-        mean, var = _compute_moments(x)
+        mean, var = _compute_moments(ops, x)
         scale, shift = _call(coefficients, Moments(mean, var, count), x)
-        return _compute_affine(x, mean, scale, shift)
-    mean, var, dy_slot, scale_slot = _Moments.apply(x)
+        return _compute_affine(ops, x, mean, scale, shift, residual, relu)
+    mean, var, dy_slot, scale_slot = _Moments.apply(x, ops)
     scale, shift = _call(coefficients, Moments(mean, var, count), x)
-    y: Tensor = _Affine.apply(x.detach(), mean, scale, shift, dy_slot, scale_slot)
+    y: Tensor = _Affine.apply(x.detach(), mean, scale, shift, dy_slot, scale_slot, residual, relu, ops)
     return y
 
 
-def _reference(x: Tensor, coefficients: Coefficients) -> Tensor:
+def _reference(x: Tensor, coefficients: Coefficients, residual: Tensor | None, relu: bool) -> Tensor:
     x_NCS = x.to(_compute_dtype(x)).reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
     mean, var = passes.moments(x_NCS)
     scale, shift = _call(coefficients, Moments(mean, var, x_NCS.shape[2]), x)
     y_NCS = (x_NCS - mean[..., None]) * scale[..., None] + shift[..., None]
-    return y_NCS.to(x.dtype).reshape(x.shape)
+    y = y_NCS.reshape(x.shape) if residual is None else y_NCS.reshape(x.shape) + residual
+    return (torch.relu(y) if relu else y).to(x.dtype)
 
 
 def _call(coefficients: Coefficients, moments: Moments, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,44 +100,53 @@ def _dense(x: Tensor) -> Tensor:
     return channels_last.contiguous().movedim(-1, 1) if x.stride(1) == 1 else x.contiguous()
 
 
-def _positions(t: Tensor, like: Tensor) -> Tensor:
-    """`t` as (N, C, S) in the layout of the dense tensor `like` and in the dtype of the statistics."""
+def _positions(t: Tensor, like: Tensor, ops: Any) -> Tensor:
+    """`t` as (N, C, S) in the layout of the dense tensor `like`, in a dtype that the passes take."""
     N, C, S = t.shape[0], t.shape[1], math.prod(t.shape[2:])
-    t = t.to(_compute_dtype(t))
+    t = t if ops.KEEPS_DTYPE else t.to(_compute_dtype(t))
     if like.is_contiguous():
         return t.contiguous().view(N, C, S)
     return t.movedim(1, -1).contiguous().view(N, S, C).transpose(1, 2)
 
 
-def _passes(x: Tensor) -> Any:
+def _like(x: Tensor, ops: Any) -> Tensor:
+    # A result owns its memory: a view returned from a Function could not be changed in place.
+    return torch.empty_like(x, dtype=x.dtype if ops.KEEPS_DTYPE else _compute_dtype(x))
+
+
+def _choose_passes(x: Tensor) -> Any:
+    """The module with the passes for this input, under the backend that is active."""
+    if use_triton(x):
+        from exemplar_norm.kernels import triton_passes
+
+        if triton_passes.fits(x):
+            return triton_passes
+    if use_compiled():
+        from exemplar_norm.kernels import compiled_passes
+
+        return compiled_passes
     return passes_cpu if x.device.type == "cpu" else passes
 
 
-def _compute_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    pair: tuple[Tensor, Tensor] = _passes(x).moments(_positions(x, x))
+def _compute_moments(ops: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    pair: tuple[Tensor, Tensor] = ops.moments(_positions(x, x, ops))
     return pair
 
 
-def _compute_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    # The result owns its memory: a view returned from a Function could not be changed in place.
-    y = torch.empty_like(x, dtype=_compute_dtype(x))
-    _passes(x).affine(_positions(x, x), mean, scale, shift, out=_positions(y, x))
+def _compute_affine(
+    ops: Any, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool
+) -> Tensor:
+    y = _like(x, ops)
+    added = None if residual is None else _positions(residual, x, ops)
+    ops.affine(_positions(x, x, ops), mean, scale, shift, _positions(y, x, ops), added, relu)
     return y.to(x.dtype)
-
-
-def _refuse_double_backward() -> None:
-    # With once_differentiable alone, grad(y.sum(), x, create_graph=True) would be silently wrong.
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "second derivatives are not available from the eager form of the exemplar_norm layers (backward "
-            'ran with create_graph=True): run the forward pass under exemplar_norm.backend("reference")'
-        )
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, var = _compute_moments(x)
+    def forward(ctx: Any, x: Tensor, ops: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, var = _compute_moments(ops, x)
+        ctx.ops = ops
         ctx.save_for_backward(x, mean)
         ctx.set_materialize_grads(False)
         dy_slot = x.new_empty(()).expand(x.shape)
@@ -140,34 +156,50 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, g_mean: Tensor | None, g_var: Tensor | None, dy: Tensor | None, scale: Tensor | None
-    ) -> Tensor | None:
-        _refuse_double_backward()
+    ) -> tuple[Tensor, None]:
+        refuse_double_backward()
+        ops = ctx.ops
         x, mean = ctx.saved_tensors
-        zero = torch.zeros_like(mean)
         count = math.prod(x.shape[2:])
-        slope = zero if g_var is None else g_var * (2 / count)
-        offset = zero if g_mean is None else g_mean / count
-        dx = torch.empty_like(x, dtype=_compute_dtype(x))
-        x_NCS, out = _positions(x, x), _positions(dx, x)
+        slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
+        offset = torch.zeros_like(mean) if g_mean is None else g_mean / count
+        dx = _like(x, ops)
+        x_NCS, out = _positions(x, x, ops), _positions(dx, x, ops)
         if dy is None:  # the ratio was used, the output was not
-            _passes(x).affine(x_NCS, mean, slope, offset, out=out)
+            ops.affine(x_NCS, mean, slope, offset, out)
         else:
-            _passes(x).input_grad(_positions(dy, x), x_NCS, mean, scale, slope, offset, out=out)
-        return dx.to(x.dtype)
+            ops.input_grad(_positions(dy, x, ops), x_NCS, mean, scale, slope, offset, out)
+        return dx.to(x.dtype), None
 
 
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, dy_slot: Tensor, scale_slot: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(x, mean, scale)
-        return _compute_affine(x, mean, scale, shift)
+        ctx: Any, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, dy_slot: Tensor, scale_slot: Tensor,
+        residual: Tensor | None, relu: bool, ops: Any,
+    ) -> Tensor:  # fmt: skip
+        y = _compute_affine(ops, x, mean, scale, shift, residual, relu)
+        ctx.relu, ctx.ops = relu, ops
+        # Where the output was positive follows from X alone, unless something was added.
+        output = y if relu and residual is not None else None
+        ctx.save_for_backward(x, mean, scale, shift if relu else None, output)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_double_backward()
-        x, mean, scale = ctx.saved_tensors
-        d_scale, d_shift = _passes(x).reduce(_positions(dy, x), _positions(x, x), mean)
+        refuse_double_backward()
+        ops = ctx.ops
+        x, mean, scale, shift, y = ctx.saved_tensors
+        x_NCS, dy_NCS = _positions(x, x, ops), _positions(dy, x, ops)
+        if ctx.relu:
+            dy = _like(x, ops)
+            y_NCS = None if y is None else _positions(y, x, ops)
+            d_scale, d_shift = ops.reduce_relu(
+                dy_NCS, x_NCS, mean, scale, shift, y_NCS, _positions(dy, x, ops)
+            )
+        else:
+            d_scale, d_shift = ops.reduce(dy_NCS, x_NCS, mean)
         d_mean = -scale * d_shift if ctx.needs_input_grad[1] else None
-        return None, d_mean, d_scale, d_shift, dy, scale
+        d_residual = dy.to(x.dtype) if ctx.needs_input_grad[6] else None
+        # dY goes to `_Moments` as it is: in the dtype of the slot, which is that of X.
+        return None, d_mean, d_scale, d_shift, dy.to(x.dtype), scale, d_residual, None, None

@@ -81,11 +81,15 @@ class RunningStatistics(nn.Module):
         self.register_buffer("running_var", torch.ones(self.num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long, device=device))
 
+    def is_synced(self) -> bool:
+        """Whether there are other ranks to share statistics with."""
+        return self.sync and ranks_of(self.process_group) > 1
+
     def batch_statistics(self, moments: Moments) -> Statistics:
         """(μ, σ²), each (1, C): the batch's in training (the averages move), else the running ones."""
         mean, var, positions = moments
         count: int | Tensor = mean.shape[0] * positions
-        synced = self.sync and ranks_of(self.process_group) > 1
+        synced = self.is_synced()
         # An empty batch has no statistics, and no output that would need them.
         if not self.training or (count == 0 and not synced):
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(mean.dtype)[None]
@@ -98,23 +102,32 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def _update_running_statistics(self, mu: Tensor, sigma2: Tensor, count: int | Tensor) -> None:
-        if _is_recomputation():
-            return
         if isinstance(count, Tensor):
             # The count over ranks lives on the device: no branch on it, which would wait for the device.
-            self.num_batches_tracked.add_((count > 0).to(torch.long))
+            step: int | Tensor = (count > 0).to(torch.long)
             mu = torch.where(count > 0, mu, self.running_mean)
         else:
-            self.num_batches_tracked.add_(1)
+            step = 1
+        if not self.count_batch(step):
+            return
         # Tensor arithmetic for the cumulative average: reading the counter would break a compiled graph.
-        tracked = self.num_batches_tracked.clamp(min=1).to(mu.dtype)
-        factor = self.momentum if self.momentum is not None else 1.0 / tracked
+        factor: float | Tensor | None = self.momentum
+        if factor is None:
+            factor = 1.0 / self.num_batches_tracked.clamp(min=1).to(mu.dtype)
         _move(self.running_mean, mu, factor)
         if isinstance(count, Tensor):
             unbiased = torch.where(count > 1, sigma2 * (count / (count - 1)), self.running_var)
             _move(self.running_var, unbiased, factor)
         elif count > 1:
             _move(self.running_var, sigma2 * (count / (count - 1)), factor)
+
+    @torch.no_grad()
+    def count_batch(self, step: int | Tensor = 1) -> bool:
+        """Count a batch whose statistics are about to move the averages; False if it was counted before."""
+        if _is_recomputation():
+            return False
+        self.num_batches_tracked.add_(step)
+        return True
 
 
 def _is_recomputation() -> bool:
@@ -124,5 +137,8 @@ def _is_recomputation() -> bool:
 
 def _move(average: Tensor, value: Tensor, factor: float | Tensor) -> None:
     """Set average to (1 − factor) · average + factor · value, in the precision of `value`."""
+    if average.dtype == value.dtype:
+        average.lerp_(value.detach(), factor)
+        return
     current = average.to(value.dtype)
     average.copy_(current + factor * (value.detach() - current))

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+KEEPS_DTYPE = False
+"""Whether the passes take X in its own dtype; else they get it in that of the statistics."""
+
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over positions: m = Σ x / S, v = Σ (x − m)² / S, never E[x²] − E[x]²."""
@@ -20,14 +23,49 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     return mean_NC, var_NC
 
 
-def affine(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
-    """Y = A ⊙ (X − m) + B. Centred first, so that a large mean over a small variance costs no digits."""
+def affine(
+    x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor,
+    residual_NCS: Tensor | None = None, relu: bool = False,
+) -> None:  # fmt: skip
+    """Y = A ⊙ (X − m) + B, plus a residual and through a ReLU where asked for.
+
+    Centred first, so that a large mean over a small variance costs no digits.
+    """
     torch.sub(x_NCS, mean_NC[..., None], out=out).mul_(scale_NC[..., None]).add_(shift_NC[..., None])
+    finish(out, residual_NCS, relu)
+
+
+def finish(out: Tensor, residual_NCS: Tensor | None, relu: bool) -> None:
+    """Add the residual and apply the ReLU, in place."""
+    if residual_NCS is not None:
+        out.add_(residual_NCS)
+    if relu:
+        out.relu_()
 
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """(Σ dY ⊙ (X − m), Σ dY) over positions: the gradients that arrive at A and B."""
     return (x_NCS - mean_NC[..., None]).mul_(dy_NCS).sum(2), dy_NCS.sum(2)
+
+
+def reduce_relu(
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor,
+    y_NCS: Tensor | None, out: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`reduce` of dZ, which is dY where the output was positive and 0 elsewhere; dZ is written to `out`.
+
+    The output is `y_NCS` if that is given, else `affine` of X with a ReLU.
+    """
+    if y_NCS is None:
+        affine(x_NCS, mean_NC, scale_NC, shift_NC, out)
+        y_NCS = out
+    cut(dy_NCS, y_NCS, out)
+    return reduce(out, x_NCS, mean_NC)
+
+
+def cut(dy_NCS: Tensor, y_NCS: Tensor, out: Tensor) -> None:
+    """DZ = dY where Y > 0, else 0, as ReLU's own backward has it."""
+    torch.ops.aten.threshold_backward.grad_input(dy_NCS, y_NCS, 0, grad_input=out)
 
 
 def input_grad(

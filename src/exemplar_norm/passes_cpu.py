@@ -6,12 +6,16 @@ layout they run a sample at a time. Legend and definitions: `passes`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from exemplar_norm import passes
 
 _aten = torch.ops.aten
+
+KEEPS_DTYPE = False
 
 # |A·m| up to which A·X + (B − A·m) is used for A·(X − m) + B: rounding then adds at most about
 # 64 · 2⁻²⁴ ≈ 4e-6 in float32, below what BatchNorm itself leaves. Beyond it X is centred first.
@@ -20,6 +24,9 @@ _MAX_UNCENTRED = 64.0
 # Values a call of GroupNorm gets at most: its unused output then stays small, where a fresh one of X's size
 # would cost as much in page faults as a pass over X.
 _PIECE = 2**19
+
+# Values of X that a second operation still finds in the cache (1 MB of float32).
+_CACHED = 2**18
 
 # The channels-last kernel adds up positions one by one, and its error grows with them: larger maps are taken
 # in blocks whose moments are then pooled.
@@ -66,10 +73,29 @@ def _block_moments(block_NCS: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(means), torch.stack(variances)
 
 
-def affine(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
+def affine(
+    x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor,
+    residual_NCS: Tensor | None = None, relu: bool = False,
+) -> None:  # fmt: skip
     """See `passes.affine`."""
-    form = passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
-    form(x_NCS, mean_NC, scale_NC, shift_NC, out)
+    form = _affine_form(mean_NC, scale_NC)
+    if residual_NCS is None and not relu:
+        form(x_NCS, mean_NC, scale_NC, shift_NC, out)
+        return
+    for n in _slices(x_NCS):
+        form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
+        passes.finish(out[n], None if residual_NCS is None else residual_NCS[n], relu)
+
+
+def _slices(x_NCS: Tensor) -> list[slice]:
+    """Samples that stay in the cache while several operations pass over them."""
+    N, C, S = x_NCS.shape
+    step = max(_CACHED // (C * S), 1)
+    return [slice(n, n + step) for n in range(0, N, step)]
+
+
+def _affine_form(mean_NC: Tensor, scale_NC: Tensor) -> Callable[..., None]:
+    return passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
 
 
 def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
@@ -101,6 +127,22 @@ def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tens
     return torch.stack(dscales), torch.stack(dshifts)
 
 
+def reduce_relu(
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor,
+    y_NCS: Tensor | None, out: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See `passes.reduce_relu`."""
+    form = _affine_form(mean_NC, scale_NC)
+    parts = []
+    for n in _slices(x_NCS):
+        if y_NCS is None:
+            form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
+        passes.cut(dy_NCS[n], out[n] if y_NCS is None else y_NCS[n], out[n])
+        parts.append(reduce(out[n], x_NCS[n], mean_NC[n]))
+    d_scales, d_shifts = zip(*parts, strict=True)
+    return torch.cat(d_scales), torch.cat(d_shifts)
+
+
 def _batch_norm_reduce(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """BatchNorm's weight and bias gradients at unit variance, its input gradient left out."""
     one = torch.ones_like(mean)
@@ -120,6 +162,5 @@ def input_grad(
     out: Tensor,
 ) -> None:
     """See `passes.input_grad`."""
-    form = passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
-    form(x_NCS, mean_NC, slope_NC, offset_NC, out)
+    _affine_form(mean_NC, scale_NC)(x_NCS, mean_NC, slope_NC, offset_NC, out)
     out.addcmul_(dy_NCS, scale_NC[..., None])

@@ -126,7 +126,7 @@ def shared_tensors(model: nn.Module) -> set[int]:
 
 def attachments(module: nn.Module, shared: Set[int]) -> list[str]:
     """What hangs on a module and a replacement would lose: hooks, parametrizations, ties, its own forward."""
-    found = []
+    found = ["a fused ReLU"] if isinstance(module, MomentLayer) and module.relu else []
     for part in own_parts(module):
         found += [name for name, value in vars(part).items() if name.endswith("_hooks") and value]
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):

@@ -1,5 +1,6 @@
 """Building layers with random state, and the oracle that belongs to each."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 import exemplar_norm
 from tests import reference
 
+# Under Triton's interpreter (tests/kernels) the same tests run on the kernels.
+FORMS = ("triton",) if os.environ.get("TRITON_INTERPRET") == "1" else ("eager", "reference")
 NORMALIZERS = ("in", "ln", "bn", "gn")
 SUBSETS = [order for size in range(1, 5) for order in permutations(NORMALIZERS, size)]
 SPATIAL = {"NC": (), "NCL": (7,), "NCHW": (3, 5), "NCDHW": (2, 3, 2)}

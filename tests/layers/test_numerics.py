@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from exemplar_norm import ExemplarNorm2d, backend
 from tests import reference
 from tests.layers.layer_cases import (
+    FORMS,
     Case,
     assert_same_gradients,
     layer_gradients,
@@ -16,7 +17,7 @@ from tests.layers.layer_cases import (
 )
 
 KINDS = pytest.mark.parametrize("kind", ["en", "sn"])
-BACKENDS = pytest.mark.parametrize("name", ["eager", "reference"])
+BACKENDS = pytest.mark.parametrize("name", FORMS)
 PASSES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 LOW = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 FORMATS = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
@@ -73,11 +74,12 @@ def test_low_precision(kind, dtype, low_parameters, training, name, channels_las
     assert all(got_grads[key].dtype == p.dtype for key, p in layer.named_parameters())
     # One rounding of a float32 result to dtype is half an eps of the value; the float32 part (mean/std of 75,
     # 6e-8 a rounding) is below 1e-4 of the largest output.
-    eps = torch.finfo(dtype).eps
+    # Triton's interpreter cuts to bfloat16 where a GPU rounds: a whole eps.
+    eps = torch.finfo(dtype).eps * (2 if name == "triton" and dtype == torch.bfloat16 else 1)
     error = (got.double() - want).abs()
     assert (error <= 0.51 * eps * want.abs() + 1e-4 * want.abs().max()).all()
     for key, expected in want_grads.items():
-        tol = max(0.51 * torch.finfo(got_grads[key].dtype).eps, 2e-3)
+        tol = max(0.51 * torch.finfo(got_grads[key].dtype).eps * eps / torch.finfo(dtype).eps, 2e-3)
         assert_same_gradients({key: got_grads[key]}, {key: expected}, tol)
 
 

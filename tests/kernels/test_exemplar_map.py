@@ -1,0 +1,86 @@
+"""EN's map with its backward by hand: the plain form's values and gradients, from fewer operations."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from exemplar_norm import ExemplarNorm2d, backend, record_ratios
+from tests.layers.layer_cases import NORMALIZERS, Case, assert_same_gradients, layer_gradients
+
+MIXTURES = [names for size in range(1, 5) for names in combinations(NORMALIZERS, size)]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("descriptor", ["mean", "mean_std"])
+@pytest.mark.parametrize("normalizers", MIXTURES, ids="-".join)
+def test_equals_plain_autograd(normalizers, descriptor, training):
+    options = {"reduction": 2, "hidden": 5, "descriptor": descriptor}
+    layer = Case("en", 12, normalizers[::-1], groups=3, options=options).build(training=training)
+    x, upstream = torch.randn(2, 4, 12, 3, 2, dtype=torch.float64)
+    with backend("reference"):
+        want, want_grads = layer_gradients(layer, x, upstream)
+    with backend("eager"):
+        got, got_grads = layer_gradients(layer, x, upstream)
+    # float64, the same formula in another order.
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    assert_same_gradients(got_grads, want_grads, 1e-10)
+
+
+class Count(TorchDispatchMode):
+    """Counts operations that compute something: views and empty tensors are left out."""
+
+    FREE = (
+        "view",
+        "expand",
+        "permute",
+        "transpose",
+        "squeeze",
+        "select",
+        "split",
+        "detach",
+        "empty",
+        "t.",
+        "alias",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function).removeprefix("aten.").lstrip("_")
+        self.number += not any(part in name for part in self.FREE)
+        return function(*args, **(kwargs or {}))
+
+
+def test_operations_of_a_training_step():
+    """Of a whole layer, moments and passes included, channels-first and small enough for one piece."""
+    layer = ExemplarNorm2d(64)
+    x = torch.randn(4, 64, 7, 7, requires_grad=True)
+    with backend("eager"):
+        with Count() as forward:
+            y = layer(x)
+        upstream = torch.ones_like(y)
+        with Count() as backward:
+            y.backward(upstream)
+    # As many as there are now: a bound to notice growth by.
+    assert forward.number <= 55
+    assert backward.number <= 71
+
+
+def test_whatever_has_to_see_the_gate_sees_it():
+    layer = ExemplarNorm2d(8, reduction=4)
+    x = torch.randn(3, 8, 4, 4)
+    net = nn.Sequential(layer)
+    with record_ratios(net) as ratios:
+        net(x)
+    assert torch.equal(ratios["0"], torch.full((3, 3), 1 / 3))
+    seen = []
+    handle = layer.gate.register_forward_hook(lambda *_: seen.append(1))
+    layer(x)
+    handle.remove()
+    layer(x)
+    assert len(seen) == 1
