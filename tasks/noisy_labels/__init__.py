@@ -1,1 +1,4 @@
-"""Learning with noisy labels: losses, synthetic noise, detection of wrong labels."""
+"""Learning with noisy labels: losses, synthetic noise, detection of wrong labels, WebVision."""
+
+SECOND_SET = "imagenet"
+"""Name of a second validation and test set, and what stands before its metrics: `val/imagenet_top1`."""

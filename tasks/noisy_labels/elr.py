@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tasks.noisy_labels.processes import from_all_processes
 from tasks.noisy_labels.sample_loss import LabelLoss, check_number, log_probabilities
 
 _LEAST = 1e-4  # of a probability, as in the authors' code; keeps the logarithm finite
@@ -69,7 +70,7 @@ class EarlyLearning(LabelLoss):
         """
         p_NC = _clamped(log_probabilities(logits_NC)).float()
         p_NC = p_NC / p_NC.sum(dim=1, keepdim=True)
-        indices_N, p_NC = _from_all_processes(indices_N.to(p_NC.device)), _from_all_processes(p_NC)
+        indices_N, p_NC = from_all_processes(indices_N.to(p_NC.device)), from_all_processes(p_NC)
         memory_MC = self._memory_on(p_NC.device)
         # Copies of a sample all write the same row, as the order of writes is undefined on a GPU.
         latest_NC = p_NC[_last_place(indices_N)]
@@ -116,15 +117,6 @@ class EarlyLearning(LabelLoss):
 
 def _clamped(log_p_NC: Tensor) -> Tensor:
     return log_p_NC.exp().clamp(_LEAST, 1 - _LEAST)
-
-
-def _from_all_processes(rows: Tensor) -> Tensor:
-    """The rows of all processes, in their order; their numbers may differ."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    from torchmetrics.utilities.distributed import gather_all_tensors
-
-    return torch.cat(gather_all_tensors(rows.contiguous()))
 
 
 def _last_place(indices_N: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ class LossOptions(TypedDict, total=False):
     beta: float
     q: float
     log_zero: float
-    transition: list[list[float]] | None
+    transition: list[list[float]] | str | None
     strength: float
     memory: Literal["float32", "float16"]
 

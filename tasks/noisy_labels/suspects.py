@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tasks.noisy_labels.noise import Labels
 from tasks.tables import write_table
 
 SUSPECTS = "suspects.csv"
 ScoreKind = Literal["self_confidence", "normalized_margin"]
+
+
+def label_scores(p_NC: Tensor, given_N: Tensor, kind: ScoreKind = "normalized_margin") -> Tensor:
+    """`suspicion` of a batch (N), unchecked, wherever it is computed."""
+    own_N1 = p_NC.gather(1, given_N[:, None])
+    if kind == "self_confidence":
+        return 1 - own_N1[:, 0]
+    others_NC = p_NC.scatter(1, given_N[:, None], -torch.inf)
+    return (1 - own_N1[:, 0] + others_NC.amax(dim=1)) / 2
 
 
 def suspicion(
@@ -50,13 +61,8 @@ def suspicion(
         raise ValueError(f"probabilities: expected finite numbers, got {broken} others")
     if kind not in get_args(ScoreKind):
         raise ValueError(f"kind: expected one of {', '.join(get_args(ScoreKind))}, got {kind!r}")
-    rows = np.arange(len(given))
-    own = p_NC[rows, given]
-    if kind == "self_confidence":
-        return np.asarray(1 - own)
-    others = p_NC.copy()
-    others[rows, given] = -np.inf
-    return np.asarray((1 - own + others.max(axis=1)) / 2)
+    scores = label_scores(torch.tensor(p_NC), torch.tensor(given, dtype=torch.int64), kind)
+    return np.asarray(scores.numpy())
 
 
 def ranking(score: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -71,26 +77,40 @@ def write_suspects(
     score: NDArray[np.floating],
     path_of: Callable[[int], str],
     class_name: Callable[[int], str] = str,
+    true: Labels | None = None,
 ) -> None:
-    """Write `given,predicted,score,path` for every sample, the most suspicious first.
+    """Write `sample,given,predicted,score,path[,true]` for every sample, the most suspicious first.
 
     Args:
         path: File to write.
         given: (N) given labels.
-        predicted: (N) predicted classes.
+        predicted: (N) predicted classes; below 0 for none.
         score: (N) see `suspicion`.
         path_of: Number of a sample ↦ its file, or what else names it.
         class_name: Class ↦ its name.
+        true: (N) true labels, where they are known.
 
     Raises:
         ValueError: The numbers of samples differ.
     """
-    if not given.shape == predicted.shape == score.shape:
-        raise ValueError(
-            f"suspects: expected equal shapes, got {given.shape}, {predicted.shape} and {score.shape}"
-        )
+    columns = [given, predicted, score, *([] if true is None else [true])]
+    if len({column.shape for column in columns}) > 1:
+        shapes = ", ".join(str(column.shape) for column in columns[:-1])
+        raise ValueError(f"suspects: expected equal shapes, got {shapes} and {columns[-1].shape}")
+
+    def name(label: int) -> str:
+        return class_name(label) if label >= 0 else ""
+
     rows = (
-        (class_name(int(given[n])), class_name(int(predicted[n])), f"{score[n]:.6f}", path_of(n))
+        [
+            n,
+            name(int(given[n])),
+            name(int(predicted[n])),
+            f"{score[n]:.6f}",
+            path_of(n),
+            *([] if true is None else [name(int(true[n]))]),
+        ]
         for n in ranking(score).tolist()
     )
-    write_table(path, ["given", "predicted", "score", "path"], rows)
+    header = ["sample", "given", "predicted", "score", "path", *([] if true is None else ["true"])]
+    write_table(path, header, rows)

@@ -120,9 +120,18 @@ def test_the_table(tmp_path):
     write_suspects(path, given, predicted, score, names.__getitem__, classes.__getitem__)
     with path.open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["given", "predicted", "score", "path"],
-            ["cat", "cow", "0.987654", names[1]],
-            ["dog", "dog", "0.250000", names[0]],
+            ["sample", "given", "predicted", "score", "path"],
+            ["1", "cat", "cow", "0.987654", names[1]],
+            ["0", "dog", "dog", "0.250000", names[0]],
+        ]
+    # Never seen in training: no prediction.
+    unseen = np.array([-1, predicted[1]])
+    write_suspects(path, given, unseen, score, names.__getitem__, classes.__getitem__, true=given)
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["sample", "given", "predicted", "score", "path", "true"],
+            ["1", "cat", "cow", "0.987654", names[1], "cat"],
+            ["0", "dog", "", "0.250000", names[0], "dog"],
         ]
     with pytest.raises(ValueError, match=r"suspects: expected equal shapes, got \(2,\), \(1,\) and \(2,\)"):
         write_suspects(path, given, predicted[:1], score, str)
