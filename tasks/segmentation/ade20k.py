@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.classification.names import distinct
 from tasks.errors import UserError
+from tasks.names import distinct
 from tasks.segmentation.data import FilesDataModule
 from tasks.segmentation.labels import ade20k
+from tasks.segmentation.metrics import ADE20KScores
 from tasks.segmentation.pairs import Layout
 
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
@@ -37,6 +38,10 @@ class ADE20KDataModule(FilesDataModule):
         super().__init__(root, crop_size, scale, **kwargs)
         info = self.root / "objectInfo150.txt"
         self.labels = ade20k(read_object_info(info) if info.is_file() else None)
+
+    def scores(self) -> ADE20KScores:
+        """With the mean of mIoU and pixel accuracy."""
+        return ADE20KScores(self.num_classes)
 
     def layout(self, split: str) -> Layout:
         """One folder a split; image and mask differ in the ending."""

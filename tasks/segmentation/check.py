@@ -1,47 +1,74 @@
-"""What `check-data` looks at in the pairs of a segmentation data set: it reports faults and goes on."""
+"""What `check-data` looks at in data sets of segmentation: images, their masks, and what they lack."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+from torch import Tensor
+
+from tasks.check_data.trees import Part, Tree
 from tasks.errors import UserError
+from tasks.file_list import FileList
 from tasks.images import UnreadableImage
+from tasks.segmentation.ade20k import ADE20KDataModule
+from tasks.segmentation.cityscapes import CityscapesDataModule
 from tasks.segmentation.data import FilesDataModule
 from tasks.segmentation.labels import Labels
-from tasks.segmentation.masks import BadMask
-from tasks.segmentation.pairs import Pair, read_pair
+from tasks.segmentation.masks import BadMask, read_mask, same_size
+from tasks.segmentation.pairs import Layout
 
-SPLITS = ("train", "val")
+_SPLITS = ("train", "val")
 
 
-def find_pairs(data: FilesDataModule) -> tuple[dict[str, list[Pair]], list[str]]:
-    """The pairs of each split, and what is wrong with the layout: no folder, no image, no mask."""
-    found: dict[str, list[Pair]] = {}
-    problems: list[str] = []
-    for split in SPLITS:
+def cityscapes(root: Path) -> Tree:
+    """`leftImg8bit` and `gtFine`."""
+    return _tree(CityscapesDataModule, root)
+
+
+def ade20k(root: Path) -> Tree:
+    """`images` and `annotations`."""
+    return _tree(ADE20KDataModule, root)
+
+
+@dataclass(frozen=True)
+class MaskFault:
+    """What is wrong with the mask of an image: unreadable, another size, unknown ids; '' for nothing.
+
+    Attributes:
+        layout: Where the masks are.
+        labels: Classes of the masks.
+    """
+
+    layout: Layout
+    labels: Labels
+
+    def __call__(self, path: str, image: Tensor) -> str:
+        """The fault, from the image's path and pixels (3, H, W)."""
+        mask_path = self.layout.mask_of(Path(path))
         try:
-            found[split], bare = data.layout(split).find()
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        problems += [f"{image}: has no mask" for image in bare]
-    return found, problems
+            same_size(image, read_mask(mask_path, self.labels), Path(path), mask_path)
+        except (UnreadableImage, BadMask) as error:
+            return str(error)
+        return ""
 
 
-def fault_of(pair: Pair, labels: Labels) -> str:
-    """What is wrong with the content of a pair: unreadable, another size, unknown ids; '' for nothing."""
+def _tree(kind: type[FilesDataModule], root: Path) -> Tree:
     try:
-        read_pair(pair, labels)
-    except (UnreadableImage, BadMask) as error:
-        return str(error)
-    return ""
-
-
-def faults(data: FilesDataModule) -> Iterator[str]:
-    """Everything that is wrong with a data set, a line each."""
-    found, problems = find_pairs(data)
-    yield from problems
-    for pairs in found.values():
-        for pair in pairs:
-            if fault := fault_of(pair, data.labels):
-                yield fault
+        data = kind(str(root))  # type: ignore[call-arg]
+    except UserError as error:
+        return Tree(problems=[str(error)])
+    tree = Tree()
+    for split in _SPLITS:
+        layout = data.layout(split)
+        try:
+            pairs, bare = layout.find()
+        except UserError as error:
+            tree.problems.append(str(error))
+            continue
+        tree.problems += [f"{image}: has no mask" for image in bare]
+        names = [str(pair.image.relative_to(layout.images)) for pair in pairs]
+        files = FileList.of(layout.images, names, np.zeros(len(names), np.int64))
+        tree.parts.append(Part(split, files, ["images with a mask"], MaskFault(layout, data.labels)))
+    return tree

@@ -10,6 +10,7 @@ from torch import Tensor
 from tasks.segmentation.data import FilesDataModule
 from tasks.segmentation.labels import CITYSCAPES
 from tasks.segmentation.masks import read_ids
+from tasks.segmentation.metrics import CityscapesScores
 from tasks.segmentation.pairs import Layout
 
 _SPLITS = {"train": "train", "val": "val", "test": "val"}
@@ -48,6 +49,10 @@ class CityscapesDataModule(FilesDataModule):
             "_leftImg8bit.png",
             "_gtFine_labelIds.png",
         )
+
+    def scores(self) -> CityscapesScores:
+        """With iIoU where instance ids are there."""
+        return CityscapesScores()
 
     def instance_ids(self, split: str, index: int) -> Tensor | None:
         """`*_gtFine_instanceIds.png` (H, W): 1000 · id + number for objects, the id for everything else."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 
-from tasks.classification.transforms import Colour, normalize
 from tasks.data import BaseDataModule, Examples
 from tasks.errors import UserError
+from tasks.normalize import Colour, normalize
 from tasks.segmentation.labels import Labels
-from tasks.segmentation.pairs import Layout, Pair, PairFiles, images_below
+from tasks.segmentation.metrics import SegmentationScores
+from tasks.segmentation.pairs import Layout, Pair, PairFiles, images_to_predict
 from tasks.segmentation.transforms import Joint, training_steps
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -34,20 +35,23 @@ class SegmentationDataModule(BaseDataModule):
     in their own sizes: padding them to a common one would change the statistics of each, and so its result,
     with the batch that it is in. Both travel as bytes, and are normalised on the device.
 
+    Args:
+        predict_images: An image or a folder of images to predict in place of the test split.
+        **kwargs: Loaders, see BaseDataModule.
+
     Attributes:
         labels: The classes.
         mean: Mean colour that the network's input is normalised by, of levels in [0, 1].
         std: Standard deviation that it is divided by.
-        predict_images: An image or a folder of images to predict in place of the test split.
     """
 
     mean: ClassVar[Colour]
     std: ClassVar[Colour]
     labels: Labels
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, predict_images: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.predict_images: Path | None = None
+        self.predict_images = Path(predict_images).expanduser() if predict_images else None
         self._to_predict: list[Pair] | None = None
 
     @abstractmethod
@@ -79,6 +83,14 @@ class SegmentationDataModule(BaseDataModule):
             return self._images_to_predict(self.predict_images)[index].name
         return self.name_of(_source(split), index)
 
+    def collate(self, split: str) -> Callable[[list[Any]], Any] | None:
+        """Lists in evaluation."""
+        return None if split == "train" else collate_sizes
+
+    def scores(self) -> SegmentationScores:
+        """New scores by the protocol of the data set."""
+        return SegmentationScores(self.num_classes)
+
     def instance_ids(self, split: str, index: int) -> Tensor | None:
         """Instance ids (H, W) of a sample, where the data set has them."""
         return None
@@ -103,14 +115,9 @@ class SegmentationDataModule(BaseDataModule):
             images = self.trainer.precision_plugin.convert_input(images)
         return images
 
-    def _loader(self, split: str) -> DataLoader[Any]:
-        loader = super()._loader(split)
-        loader.collate_fn = default_collate if split == "train" else collate_sizes
-        return loader
-
     def _images_to_predict(self, given: Path) -> list[Pair]:
         if self._to_predict is None:
-            self._to_predict = images_below(given)
+            self._to_predict = images_to_predict(given)
         return self._to_predict
 
 
@@ -157,7 +164,7 @@ class FilesDataModule(SegmentationDataModule):
         if not 0 < max_class_ratio <= 1:
             raise ValueError(f"data.max_class_ratio: expected a number in (0, 1], got {max_class_ratio}")
         self.root = Path(root).expanduser()
-        if not self.root.is_dir():
+        if not self.root.is_dir() and self.predict_images is None:
             raise UserError(f"data.root: expected a folder, got {root}, which is none")
         steps = training_steps(
             scale, scale_factors, crop_size, max_class_ratio, photometric_distortion, self.mean

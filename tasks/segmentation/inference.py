@@ -29,7 +29,9 @@ class Inference:
         mode: "whole" images at once, or by a window that "slide"s over them.
         crop_size: Height and width of the window.
         stride: Steps of the window, downwards and to the right.
-        scales: Sizes at which an image is evaluated; the class probabilities are averaged.
+        frame: Longer and shorter side of a frame that images are resized to fit into; the logits come back
+            in the image's size. None takes images as they are.
+        scales: Multiples of that size at which an image is evaluated; the class probabilities are averaged.
         flip: Whether each is evaluated mirrored as well.
         window_batch: Windows that go through the network at once.
         accumulate_on_cpu: Whether the sums over windows and scales are kept off the accelerator, whose
@@ -39,13 +41,15 @@ class Inference:
     mode: Literal["whole", "slide"] = "whole"
     crop_size: tuple[int, int] = (512, 512)
     stride: tuple[int, int] = (341, 341)
+    frame: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     window_batch: int = 4
     accumulate_on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        for name, values in {"crop_size": self.crop_size, "stride": self.stride}.items():
+        sizes = {"crop_size": self.crop_size, "stride": self.stride, "frame": self.frame or (1, 1)}
+        for name, values in sizes.items():
             if min(values) < 1:
                 raise ValueError(f"model.inference.{name}: expected positive numbers, got {list(values)}")
         if any(step > side for step, side in zip(self.stride, self.crop_size, strict=True)):
@@ -89,6 +93,8 @@ class Inference:
     def _view(self, network: Network, images: Tensor, scale: float, is_flipped: bool) -> Tensor:
         size = images.shape[-2:]
         seen = images.flip(-1) if is_flipped else images
+        if self.frame:
+            scale *= min(max(self.frame) / max(size), min(self.frame) / min(size))
         if scale != 1:
             scaled = [max(round(scale * side), 1) for side in size]
             seen = F.interpolate(seen, scaled, mode="bilinear", antialias=scale < 1)

@@ -52,10 +52,6 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Loss of logits (N, C, H, W) and train ids (N, H, W)."""
         logits = logits.float()
-        if self.weights is not None and len(self.weights) != logits.shape[1]:
-            raise ValueError(
-                f"model.class_weights: expected {logits.shape[1]} weights, got {len(self.weights)}"
-            )
         surprise = F.cross_entropy(logits, masks, ignore_index=IGNORE, reduction="none")
         is_labelled = masks != IGNORE
         if self.weights is None:

@@ -10,22 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.errors import UserError
-from tasks.images import UnreadableImage, open_image, read_bytes
+from tasks.images import open_image, read_bytes, reading
 from tasks.segmentation.labels import Labels
 
 _NUMBERS = ("L", "P", "I", "I;16", "I;16B")
 
 
 class BadMask(UserError):
-    """A mask that is readable but wrong: another size, another number of channels, unknown ids.
-
-    Args:
-        message: What is wrong, in one line.
-    """
-
-    def __init__(self, message: str) -> None:
-        # What a loader's worker raises is built anew in the training process, from the traceback as text.
-        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
+    """A mask that is readable but wrong: another size, another number of channels, unknown ids."""
 
 
 def read_ids(path: Path) -> NDArray[np.int32]:
@@ -38,10 +30,8 @@ def read_ids(path: Path) -> NDArray[np.int32]:
     image = open_image(read_bytes(path), path)
     if image.mode not in _NUMBERS:
         raise BadMask(f"{path}: expected one channel of ids, got an image of mode {image.mode}")
-    try:
+    with reading(path):
         return np.asarray(image).astype(np.int32)
-    except Exception as error:  # PIL lets out whatever its parsers meet
-        raise UnreadableImage(path, str(error) or type(error).__name__) from error
 
 
 def read_mask(path: Path, labels: Labels) -> Tensor:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exemplar_norm import NORMS, convert_norm
 from tasks.errors import UserError, close_matches
-from tasks.models import Norm, NormOptions
+from tasks.models import Norm, NormOptions, convert_network
 from tasks.segmentation.encoders import load_encoder
 
-Architecture = Literal["deeplabv3", "deeplabv3plus", "psp", "upernet", "unet", "fpn", "digits_unet"]
+Network = Literal["deeplabv3", "deeplabv3plus", "psp", "upernet", "unet", "fpn", "digits_unet"]
 
 _AUX_FEATURE = 4  # the encoder's input is its feature 0, the stem's output 1, that of stage 3 is 4
 
@@ -93,7 +93,7 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(
-    architecture: Architecture,
+    network: Network,
     encoder: str,
     num_classes: int,
     norm: Norm = "bn",
@@ -105,7 +105,7 @@ def build_segmenter(
     """Build a network and convert its normalizers.
 
     Args:
-        architecture: Decoder, with the output stride that goes with it: 8 for DeepLab and PSP.
+        network: Decoder, with the output stride that goes with it: 8 for DeepLab and PSP.
         encoder: Name of an encoder of segmentation_models_pytorch; "digits_unet" has its own.
         num_classes: Number of classes.
         norm: Normalizer; with "bn" and no options the network stays as it was built.
@@ -118,24 +118,20 @@ def build_segmenter(
         UserError: A name is unknown, an option does not belong to the normalizer or is out of its range, or
             the weights do not fit.
     """
-    if architecture not in _RECIPES:
-        hint = close_matches(architecture, _RECIPES)
-        raise UserError(
-            f"model.architecture: expected one of {', '.join(_RECIPES)}, got {architecture!r}{hint}"
-        )
-    recipe = _RECIPES[architecture]
+    if network not in _RECIPES:
+        hint = close_matches(network, _RECIPES)
+        raise UserError(f"model.network: expected one of {', '.join(_RECIPES)}, got {network!r}{hint}")
+    recipe = _RECIPES[network]
     model: Any = _build(recipe, encoder, num_classes)
     head = None
     if aux:
         channels = model.encoder.out_channels
         if len(channels) <= _AUX_FEATURE:
-            raise UserError(f"model.aux_weight: expected 0 for {architecture}, whose encoder has no stage 3")
+            raise UserError(f"model.aux_weight: expected 0 for {network}, whose encoder has no stage 3")
         head = fcn_head(channels[_AUX_FEATURE], num_classes)
     segmenter = Segmenter(model, recipe.divisor, head)
 
-    def convert(network: nn.Module, preserve: bool) -> nn.Module:
-        return _convert(network, norm, norm_options, preserve)
-
+    convert = partial(convert_network, norm=norm, norm_options=norm_options)
     if encoder_weights is not None:
         load_encoder(segmenter.encoder, encoder, norm, norm_options, encoder_weights, convert)
     convert(segmenter, preserve=False)
@@ -176,19 +172,3 @@ def _is_timm(name: str) -> bool:
     import timm
 
     return name.startswith("tu-") and name.removeprefix("tu-") in timm.list_models()
-
-
-def _convert(network: nn.Module, norm: Norm, norm_options: NormOptions | None, preserve: bool) -> nn.Module:
-    options: dict[str, Any] = {**(norm_options or {})}
-    if norm == "bn" and not options:
-        return network
-    for option in options:
-        if option not in NORMS[norm].options:
-            raise UserError(
-                f"model.norm_options: norm {norm!r} has no option {option!r}: "
-                f"expected one of {', '.join(NORMS[norm].options)}"
-            )
-    try:
-        return convert_norm(network, norm, preserve=preserve, **options)
-    except ValueError as error:
-        raise UserError(f"model.norm_options for norm {norm!r}: {error}") from error

@@ -60,7 +60,7 @@ def legend(labels: Labels, columns: int = 4) -> Image.Image:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_ROW * 0.65)
     for index, (name, colour) in enumerate(zip(labels.names, labels.palette, strict=True)):
         left, top = index // rows * (_ROW + _TEXT_WIDTH), index % rows * _ROW
-        draw.rectangle((left + 2, top + 2, left + _ROW - 3, top + _ROW - 3), fill=colour)
+        draw.rectangle((left + 2, top + 2, left + _ROW - 3, top + _ROW - 3), fill=colour, outline="grey")
         draw.text((left + _ROW + 3, top + _ROW // 2), name, "black", font, anchor="lm")
     return picture
 

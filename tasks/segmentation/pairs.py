@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from tasks.errors import UserError
-from tasks.file_list import walk
-from tasks.images import read_image
+from tasks.errors import UserError, one_line
+from tasks.file_list import images_at, walk
+from tasks.images import UnreadableImage, read_image
+from tasks.preflight import is_first_process
 from tasks.segmentation.labels import IGNORE, Labels
 from tasks.segmentation.masks import read_mask, same_size
 from tasks.segmentation.transforms import Joint
@@ -35,6 +38,11 @@ class Layout(NamedTuple):
     masks: Path
     image_end: str
     mask_end: str
+
+    def mask_of(self, image: Path) -> Path:
+        """Where the mask of an image is, or should be."""
+        name = str(image.relative_to(self.images)).removesuffix(self.image_end)
+        return self.masks / (name + self.mask_end)
 
     def find(self) -> tuple[list[Pair], list[Path]]:
         """The pairs in the order of their names, and the images that have no mask.
@@ -114,17 +122,30 @@ def read_pair(pair: Pair, labels: Labels) -> tuple[Tensor, Tensor]:
     return image, mask
 
 
-def images_below(given: Path) -> list[Pair]:
-    """An image, or the images of a folder, without masks.
+def images_to_predict(given: Path) -> list[Pair]:
+    """An image, or the images of a folder, without masks; unreadable ones are named on stderr and left out.
 
     Raises:
-        UserError: If there is none.
+        UserError: There is none.
     """
-    if not given.exists():
-        raise UserError(f"images: {given} does not exist")
-    if given.is_file():
-        return [Pair(given.stem, given, None)]
-    names = sorted(walk(given, IMG_EXTENSIONS))
-    if not names:
-        raise UserError(f"images: expected images ({', '.join(IMG_EXTENSIONS)}), got none in {given}")
-    return [Pair(str(Path(name).with_suffix("")), given / name, None) for name in names]
+    files = images_at(given)
+    paths = [files.path(index) for index in range(len(files))]
+    with ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock
+        readable = [path for path, reason in zip(paths, pool.map(_reason, paths), strict=True) if not reason]
+    if not readable:
+        raise UserError(f"--images: expected an image that can be read, got none in {given}")
+    names = [path.relative_to(files.root) for path in readable]
+    count = Counter(name.with_suffix("") for name in names)
+    short = [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    return [Pair(str(name), path, None) for name, path in zip(short, readable, strict=True)]
+
+
+def _reason(path: Path) -> str:
+    """Why an image cannot be read, told; '' for one that can."""
+    try:
+        read_image(path)
+    except UnreadableImage as error:
+        if is_first_process():
+            print(one_line(f"unreadable, left out: {error}"), file=sys.stderr)
+        return error.reason
+    return ""

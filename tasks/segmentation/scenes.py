@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from tasks.classification.data import stratified_split
-from tasks.classification.transforms import Colour
 from tasks.data import Examples, seed_for
+from tasks.normalize import Colour
 from tasks.segmentation.data import STAGES, SegmentationDataModule
 from tasks.segmentation.labels import DIGITS, IGNORE
 from tasks.segmentation.transforms import Joint
+from tasks.splits import stratified_split
 
 CELL = 24
 """Height and width of a digit's place on the canvas."""
@@ -61,6 +61,7 @@ class DigitScenesDataModule(SegmentationDataModule):
         rows: Places for a digit, downwards.
         columns: Places for a digit, to the right.
         scenes: Number of training scenes.
+        predict_images: An image or a folder of images to predict in place of the test split.
     """
 
     mean: ClassVar[Colour] = (0.5, 0.5, 0.5)
@@ -75,8 +76,9 @@ class DigitScenesDataModule(SegmentationDataModule):
         rows: int = 2,
         columns: int = 2,
         scenes: int = _SCENES["train"],
+        predict_images: str | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(predict_images, batch_size=batch_size, num_workers=num_workers, seed=seed)
         for name, value in {"rows": rows, "columns": columns, "scenes": scenes}.items():
             if value < 1:
                 raise ValueError(f"data.{name}: expected a positive number, got {value}")
@@ -89,7 +91,7 @@ class DigitScenesDataModule(SegmentationDataModule):
     def setup(self, stage: str) -> None:
         """Compose the scenes that a stage reads."""
         for split in STAGES[stage]:
-            self.view("test" if split == "predict" else split)
+            self.examples(split)
 
     def view(self, split: str) -> Examples:
         """Scenes of one split."""

@@ -8,7 +8,7 @@ from seg_trees import ADE_IDS, CITYSCAPES_IDS, ODD_SIZE, ade20k_tree, cityscapes
 
 from tasks.errors import UserError
 from tasks.segmentation.ade20k import ADE20KDataModule
-from tasks.segmentation.check import faults
+from tasks.segmentation.check import cityscapes
 from tasks.segmentation.cityscapes import CityscapesDataModule
 from tasks.segmentation.labels import CITYSCAPES, IGNORE, ade20k
 from tasks.segmentation.masks import BadMask, read_mask
@@ -118,8 +118,7 @@ def test_instance_ids_have_sixteen_bits(streets):
 
 
 def test_images_without_masks_can_be_predicted(streets):
-    data = data_of(streets)
-    data.predict_images = streets / "leftImg8bit/test"
+    data = data_of(streets, predict_images=str(streets / "leftImg8bit/test"))
     data.setup("predict")
     images, masks, _ = next(iter(data.predict_dataloader()))
     assert data.sample_name("predict", 0) == "berlin/berlin_000000_000019_leftImg8bit"
@@ -190,7 +189,7 @@ def test_a_layout_with_holes_is_refused_before_training(streets, break_it, messa
     break_it(streets)
     with pytest.raises(UserError, match=message):
         data_of(streets).setup("fit")
-    assert any(line for line in faults(data_of(streets)))
+    assert cityscapes(streets).problems
 
 
 def test_a_root_that_is_none_is_refused(tmp_path):
@@ -212,23 +211,47 @@ def test_options_out_of_range(streets, options, message):
         data_of(streets, **options)
 
 
-def test_the_check_reports_every_fault_and_goes_on(streets):
-    data = data_of(streets)
-    assert list(faults(data)) == []
-    wrong_size(streets)
-    mask_files(streets)[1].write_bytes(b"no image")
-    bare = next((streets / "gtFine/train").glob("*/*_labelIds.png"))
-    bare.unlink()
-    found = list(faults(data))
-    assert len(found) == 3
-    assert "has no mask" in found[0] and "144 × 95" in found[1] and "no image of a known format" in found[2]
-
-
-def test_an_unreadable_file_of_either_kind_is_replaced_and_counted(streets, capsys):
-    mask_files(streets)[0].write_bytes(b"no image")
+def test_an_unreadable_file_of_either_kind_is_replaced_in_training(streets, capsys):
+    sorted(streets.glob("gtFine/train/*/*_labelIds.png"))[0].write_bytes(b"no image")
     data = data_of(streets, max_unreadable=0.5)
-    data.setup("validate")
-    _, _, index = data.val_dataloader().dataset[0, 0]
-    assert index == 1
+    data.setup("fit")
+    _, _, index = data.train_dataloader().dataset[0, 0]
+    assert index in (1, 2)
     assert data.unreadable_summary().startswith("1 unreadable image")
-    assert "frankfurt_000000_000019_gtFine_labelIds.png" in capsys.readouterr().err
+    assert "aachen_000000_000019_gtFine_labelIds.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_file_ends_an_evaluation(streets, workers):
+    mask_files(streets)[1].write_bytes(b"no image")
+    data = data_of(streets, max_unreadable=0.9, num_workers=workers, batch_size=1)
+    data.setup("test")
+    batches = iter(data.test_dataloader())
+    assert next(batches)[2].tolist() == [0]
+    told = r"^unreadable image in test: .*lindau_000001_000019_gtFine_labelIds.png \(no image of a known"
+    with pytest.raises(UserError, match=told) as caught:
+        next(batches)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_images_to_predict_are_left_out(streets, tmp_path, capsys):
+    folder = tmp_path / "own"
+    for name in ("a.png", "a.bmp", "b/c.png"):
+        save(folder / name, np.zeros((8, 9, 3), np.uint8))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    data = data_of(streets, predict_images=str(folder))
+    data.setup("predict")
+    assert len(data.examples("predict")) == 3
+    assert [data.sample_name("predict", i) for i in range(3)] == ["a.bmp", "a.png", "b/c"]
+    told = f"unreadable, left out: {folder / 'broken.jpg'}: no image of a known format\n"
+    assert capsys.readouterr().err == told
+    for path in ("own/broken.jpg", "nowhere"):
+        with pytest.raises(UserError, match="--images: expected an image"):
+            data_of(streets, predict_images=str(tmp_path / path)).setup("predict")
+
+
+def test_predicting_own_images_needs_no_data_set(tmp_path):
+    save(tmp_path / "a.png", np.zeros((8, 9, 3), np.uint8))
+    data = data_of(tmp_path / "nowhere", ADE20KDataModule, predict_images=str(tmp_path / "a.png"))
+    data.setup("predict")
+    assert data.num_classes == 150 and data.sample_name("predict", 0) == "a"

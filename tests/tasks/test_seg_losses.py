@@ -109,8 +109,3 @@ def test_half_precision_logits_are_summed_in_float32():
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationLoss(**options)
-
-
-def test_another_number_of_weights(batch):
-    with pytest.raises(ValueError, match="expected 5 weights, got 2"):
-        SegmentationLoss([1.0, 2.0])(*batch)

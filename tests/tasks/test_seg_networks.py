@@ -181,7 +181,7 @@ def test_names_that_do_not_fit_are_listed(resnet, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("deeplab", "resnet18"), {}, r"architecture: .*got 'deeplab' \(did you mean deeplabv3"),
+        (("deeplab", "resnet18"), {}, r"network: .*got 'deeplab' \(did you mean deeplabv3"),
         (("unet", "resnet81"), {}, r"encoder: unknown encoder 'resnet81' \(did you mean resnet18"),
         (("unet", "tu-nothing"), {}, "unknown encoder 'tu-nothing'"),
         (("digits_unet", ""), {"aux": True}, "aux_weight: expected 0 for digits_unet"),

@@ -7,7 +7,7 @@ from PIL import Image
 from seg_trees import numbered
 
 from tasks.segmentation.labels import CITYSCAPES, IGNORE
-from tasks.segmentation.metrics import CityscapesScores, SegmentationScores
+from tasks.segmentation.metrics import ADE20KScores, CityscapesScores, SegmentationScores
 
 RAW = np.array(CITYSCAPES.raw_ids, np.uint8)
 
@@ -122,7 +122,7 @@ def test_ade_scores_are_those_of_its_formula():
         pairs.append((predicted, labels))
     pairs.append((np.full((5, 5), 3), np.zeros((5, 5), int)))  # nothing is labelled
     iou, accuracy = ade(pairs, 150)
-    scores = SegmentationScores(150)
+    scores = ADE20KScores(150)
     for predicted, labels in pairs:
         mask = torch.from_numpy(np.where(labels == 0, IGNORE, labels - 1))
         scores.update(torch.from_numpy(predicted - 1), mask)
