@@ -7,8 +7,16 @@ READY  := $(VENV)/.ready
 CONF ?=
 ARGS ?=
 GPUS ?=
+PROCESSES ?=
+NODES ?=
+NODE_RANK ?= 0
+MASTER_ADDR ?=
+MASTER_PORT ?= 29400
+LAUNCH ?=
 DATA ?=
 ROOT ?=
+SWEEP ?=
+COUNT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -16,7 +24,8 @@ ROOT ?=
 .PHONY: help
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo '  CONF=conf/….yaml picks a configuration, ARGS="--model.norm bn …" adds options, GPUS=8 takes 8 GPUs.'
+	@echo; echo '  CONF=conf/….yaml picks a configuration, ARGS="--model.norm bn …" adds options, GPUS=8 takes 8 GPUs'
+	@echo '  (PROCESSES=2: 2 processes without), NODES=4 NODE_RANK=0…3 MASTER_ADDR=… as many on each of 4 machines.'
 
 .PHONY: setup
 setup: $(READY)  ## create .venv with the pinned dependencies (uv; pip where uv cannot be had)
@@ -34,20 +43,61 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@touch $@
 
-# One process a GPU, started by Lightning.
-DEVICES = $(if $(GPUS),--trainer.accelerator gpu --trainer.devices $(GPUS) --trainer.strategy ddp)
+# $(call start,<task>): one process, or one a GPU (PROCESSES without GPUs) on each of NODES machines.
+COUNT = $(or $(GPUS),$(PROCESSES))
+MEETING = $(if $(NODES),--nodes $(NODES) --node_rank $(NODE_RANK) --master_addr "$(MASTER_ADDR)" --master_port $(MASTER_PORT))
+start = $(BIN)/python -m $(if $(COUNT)$(NODES),tasks.launch --processes $(or $(COUNT),1) $(MEETING) $(LAUNCH) $(1),tasks.$(1))
+DEVICES = $(if $(GPUS),--trainer.accelerator gpu)
 
-.PHONY: train-cls
+.PHONY: train-cls train-noisy train-seg
 train-cls: $(READY)  ## train and test an image classifier (default: the embedded digits)
-	@$(BIN)/python -m tasks.classification fit --config $(or $(CONF),conf/classification/digits.yaml) --test true $(DEVICES) $(ARGS)
+	@$(call start,classification) fit --config $(or $(CONF),conf/classification/digits.yaml) --test true $(DEVICES) $(ARGS)
+
+train-noisy: $(READY)  ## train and test with noisy labels (default: the embedded digits)
+	@$(call start,noisy_labels) fit --config $(or $(CONF),conf/noisy_labels/digits.yaml) --test true $(DEVICES) $(ARGS)
+
+train-seg: $(READY)  ## train and test semantic segmentation (default: scenes of the embedded digits)
+	@$(call start,segmentation) fit --config $(or $(CONF),conf/segmentation/digits.yaml) --test true $(DEVICES) $(ARGS)
 
 .PHONY: check-data
-check-data: $(READY)  ## verify a data set before training: DATA=imagenet|folder ROOT=…
+check-data: $(READY)  ## verify a data set before training: DATA=imagenet|folder|webvision|cityscapes|ade20k ROOT=…
+	@$(if $(and $(DATA),$(ROOT)),,$(error check-data wants DATA=imagenet|folder|webvision|cityscapes|ade20k and ROOT=…))
 	@$(BIN)/python -m tasks.check_data $(DATA) "$(ROOT)" $(ARGS)
 
 .PHONY: report
 report: $(READY)  ## compare all runs in runs/index.html
 	@$(BIN)/python -m tasks.report $(ARGS)
+
+.PHONY: ratios
+ratios: $(READY)  ## pictures and a table of the learned ratios: ARGS="--ckpt runs/classification/digits …"
+	@$(BIN)/python -m tasks.ratios $(ARGS)
+
+RUNS_IN_SWEEP = $(if $(COUNT),--count $(COUNT))
+.PHONY: sweep-check sweep-local sweep-cls sweep-noisy sweep-seg
+sweep-check: $(READY)  ## check the sweep files without a server (SWEEP=… one of them)
+	@$(BIN)/python -m tasks.sweeps check $(SWEEP)
+
+sweep-local: $(READY)  ## run a sweep on this machine with Optuna: SWEEP=conf/sweep/….yaml COUNT=4
+	@$(BIN)/python -m tasks.sweeps local $(or $(SWEEP),conf/sweep/classification.yaml) $(RUNS_IN_SWEEP)
+
+sweep-cls: $(READY)  ## create the classification sweep at W&B and run its agent
+	@$(BIN)/python -m tasks.sweeps wandb $(or $(SWEEP),conf/sweep/classification.yaml) $(RUNS_IN_SWEEP)
+
+sweep-noisy: $(READY)  ## the same for noisy labels
+	@$(BIN)/python -m tasks.sweeps wandb $(or $(SWEEP),conf/sweep/noisy_labels.yaml) $(RUNS_IN_SWEEP)
+
+sweep-seg: $(READY)  ## the same for segmentation
+	@$(BIN)/python -m tasks.sweeps wandb $(or $(SWEEP),conf/sweep/segmentation.yaml) $(RUNS_IN_SWEEP)
+
+.PHONY: wandb-sync
+wandb-sync: $(READY)  ## upload the runs that were recorded offline
+	@find runs -type d -path '*/wandb/offline-run-*' -prune -exec $(BIN)/wandb sync {} +
+
+.PHONY: notebooks
+notebooks: $(READY)  ## run the notebooks
+	@for notebook in notebooks/*.ipynb; do \
+	    echo "$$notebook"; $(BIN)/jupyter nbconvert --to notebook --execute --stdout --log-level WARN "$$notebook" > /dev/null || exit 1; \
+	done
 
 .PHONY: test test-all
 test: $(READY)  ## run the test suite without its long checks

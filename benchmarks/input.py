@@ -27,7 +27,8 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import interleaved, markdown, summary, write_result
 from benchmarks.photographs import photograph
-from tasks.classification.transforms import normalize, read_crop_flip
+from tasks.classification.transforms import read_crop_flip
+from tasks.normalize import normalize
 
 SIZE, QUALITY = 224, 90
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

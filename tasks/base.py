@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -13,7 +14,10 @@ from torch import nn
 
 from exemplar_norm import sync_norm
 from exemplar_norm.switch import SparseSwitchNorm
+from tasks.callbacks import PredictionsCSV
 from tasks.data import seed_for
+from tasks.errors import UserError
+from tasks.loggers.panels import Panel
 from tasks.optim import (
     OptimizerName,
     Schedule,
@@ -53,8 +57,12 @@ class BaseModule(pl.LightningModule):
 
     network: nn.Module
     """What is trained; set by the subclass."""
+    output_folder: Path | None = None
+    """Folder of the run, for files beside its checkpoints; None where there is none."""
     flops_per_batch: int | None = None
     """For Lightning's ThroughputMonitor, which counts no operations where this is None."""
+    resumes_within_epoch: ClassVar[bool] = False
+    """Whether training can go on in the middle of an epoch: nothing is kept from its beginning to its end."""
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[str] = "min"
     architecture: ClassVar[tuple[str, ...]] = ("network", "num_classes", "norm", "norm_options")
@@ -95,6 +103,7 @@ class BaseModule(pl.LightningModule):
         _check(warmup_epochs >= 0, "warmup_epochs", "a number ≥ 0", warmup_epochs)
         _check(0 <= min_lr <= lr, "min_lr", f"a number between 0 and lr ({lr})", min_lr)
         self.optimizer_name, self.lr, self.momentum, self.nesterov = optimizer, lr, momentum, nesterov
+        self._lr_when_built: tuple[float, float] | None = None  # as given, and as it came out
         self.lr_batch, self.mixture_lr = lr_batch, mixture_lr
         self.decay = {
             "weights": weight_decay,
@@ -107,7 +116,7 @@ class BaseModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Span batch statistics over the processes where that is asked for."""
-        if self.sync and any(name.endswith("running_mean") for name, _ in self.named_buffers()):
+        if self.sync and self._has_batch_statistics():
             # On the device of the run already, as the choice of the synchronised layer depends on it.
             sync_norm(self.to(self.trainer.strategy.root_device))
         if self.channels_last:
@@ -121,38 +130,52 @@ class BaseModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimiser over the parameter groups, and its schedule stepped at every optimiser step."""
-        lr = self.lr if self.lr_batch is None else self._scaled_lr(self.lr_batch)
-        groups = parameter_groups(self, lr, self.decay, self.mixture_lr)
+        lr = self._scaled_lr()
+        self._lr_when_built = self.lr, lr
         optimizer = build_optimizer(
-            self.optimizer_name, groups, momentum=self.momentum, nesterov=self.nesterov
+            self.optimizer_name, self.parameter_groups(lr), momentum=self.momentum, nesterov=self.nesterov
         )
         scheduler = build_scheduler(optimizer, self.schedule())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _scaled_lr(self, lr_batch: int) -> float:
-        """The learning rate for this run's global batch, said once."""
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What the optimiser trains, at the peak learning rate `lr`."""
+        return parameter_groups(self, lr, self.decay, self.mixture_lr)
+
+    def _scaled_lr(self) -> float:
+        """The learning rate for this run's global batch; both are said once."""
         trainer = self.trainer
         images = trainer.datamodule.batch_size  # type: ignore[attr-defined]
         accumulated = trainer.accumulate_grad_batches
         batch = images * trainer.world_size * accumulated
-        lr: float = self.lr * batch / lr_batch
+        lr: float = self.lr if self.lr_batch is None else self.lr * batch / self.lr_batch
         if trainer.is_global_zero:
+            scaled = "" if self.lr_batch is None else f" = {self.lr:g} × {batch}/{self.lr_batch}"
+            nodes = f" on {trainer.num_nodes} nodes" if trainer.num_nodes > 1 else ""
             print(
-                f"learning rate {lr:g} = {self.lr:g} × {batch}/{lr_batch}: global batch {batch} = "
-                f"{images} images × {trainer.world_size} processes × {accumulated} accumulated",
+                f"learning rate {lr:g}{scaled}: global batch {batch} = {images} images × "
+                f"{trainer.world_size} processes{nodes} × {accumulated} accumulated{self._told_sync()}",
                 flush=True,
             )
         return lr
+
+    def _told_sync(self) -> str:
+        """Whose samples the batch statistics are of, where that is a question."""
+        if self.trainer.world_size == 1 or not self._has_batch_statistics():
+            return ""
+        return f"; batch statistics {'over all processes' if self.sync else 'of each process alone'}"
+
+    def _has_batch_statistics(self) -> bool:
+        return any(name.endswith("running_mean") for name, _ in self.named_buffers())
 
     def schedule(self) -> Schedule:
         """The schedule over this run's steps."""
         total = self.trainer.estimated_stepping_batches
         epochs = self.trainer.max_epochs or 0
         if total == float("inf"):
-            raise ValueError(
-                "expected trainer.max_epochs or trainer.max_steps to be set, got a run without end"
-            )
+            raise UserError("trainer: expected max_epochs or max_steps, got a run without end")
         # A run bounded by max_steps has no known number of epochs: take the loader's length.
+        self.trainer.fit_loop.setup_data()
         per_epoch = total / epochs if epochs > 0 else float(self.trainer.num_training_batches)
         return Schedule(
             name=self.schedule_name,
@@ -172,9 +195,35 @@ class BaseModule(pl.LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         torch.manual_seed(seed_for(seed, self.current_epoch, batch_idx, self.global_rank))
 
+    def on_train_start(self) -> None:
+        """Follow a learning rate that was set since the optimiser was built, by Lightning's finder.
+
+        It is a rate as it stands, of this global batch; the schedule and the groups' factors stay.
+        """
+        given, used = self._lr_when_built or (self.lr, self.lr)
+        if self.lr == given:
+            return
+        schedulers: Any = self.lr_schedulers()
+        schedulers.base_lrs = [rate * self.lr / used for rate in schedulers.base_lrs]
+        for group, base in zip(schedulers.optimizer.param_groups, schedulers.base_lrs, strict=True):
+            group["initial_lr"] = base
+            group["lr"] = base * schedulers.lr_lambdas[0](self.trainer.global_step)
+
+    def prediction_writer(self, folder: Path) -> Callback:
+        """The callback that writes predictions into `folder`."""
+        return PredictionsCSV(folder / "predictions.csv")
+
+    def outcome_rows(self) -> dict[str, str]:
+        """What the task adds to the table at the end of a fit."""
+        return {}
+
     def report_sections(self, data: Any) -> list[Section]:
         """What the task adds to the report of a run."""
         return []
+
+    def panels(self, data: Any) -> dict[str, Panel]:
+        """What the task adds to W&B."""
+        return {}
 
     def log_learning_rate(self) -> None:
         """Log the first group's learning rate of this step."""

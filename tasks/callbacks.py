@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
 
+from tasks.ranks import gathered
 from tasks.run_folder import RunFolder
 from tasks.tables import write_predictions
 
@@ -28,9 +28,33 @@ def checkpoint_callbacks(folder: RunFolder | None, monitor: str, mode: str) -> l
         "save_on_train_epoch_end": True,
     }
     return [
-        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common),
-        ModelCheckpoint(filename="last", **common),
+        BestCheckpoint(filename="best", monitor=monitor, mode=mode, **common),
+        KeptCheckpoint(filename="last", **common),
     ]
+
+
+class KeptCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that knows its files again in a run folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score, and its file by name in the folder of today."""
+        if self.dirpath is None:
+            return super().load_state_dict(state_dict)
+        here = Path(self.dirpath)
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {key: str(here / Path(state_dict[key]).name) if state_dict[key] else "" for key in paths}
+        best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class BestCheckpoint(KeptCheckpoint):
+    """The best checkpoint; waits for the first validation, where not every epoch has one."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the checkpoint if it is the best."""
+        has_validated = self.monitor in trainer.callback_metrics
+        if has_validated or trainer.fit_loop.epoch_loop._should_check_val_epoch():
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def batch_size(batch: Any) -> int:
@@ -46,8 +70,12 @@ def progress_bar() -> Callback:
 class EpochLines(Callback):
     """One line an epoch, for logs."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock: in the middle of an epoch, its start does not come."""
+        self.start = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start it anew."""
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,14 +140,9 @@ class PredictionsCSV(BasePredictionWriter):
         for batch in predictions:
             columns = [batch[name].tolist() for name in ("index", "predicted", "probability", "true")]
             rows += zip(*columns, strict=True)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
+        rows = gathered(rows)
         if not trainer.is_global_zero:
             return
-        # A sample that took an unreadable one's place came twice.
-        first = {row[0]: row for row in reversed(rows)}
         write_predictions(
             self.path,
             (
@@ -129,6 +152,6 @@ class PredictionsCSV(BasePredictionWriter):
                     probability,
                     data.class_name(true) if true >= 0 else "",
                 )
-                for index, predicted, probability, true in sorted(first.values())
+                for index, predicted, probability, true in sorted(rows)
             ),
         )

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.base import BaseModule
+from tasks.callbacks import BestCheckpoint
+from tasks.data import BaseDataModule
 from tasks.errors import UserError
 from tasks.models import norm_settings
 from tasks.run_folder import RunFolder
-from tasks.weight_files import read_pickle
+from tasks.weight_files import INPUTS, read_pickle
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -75,9 +77,31 @@ def _other_parameters(stored: dict[str, Any], own: dict[str, Any]) -> str:
     return f"parameters {'; '.join(told)}" if told else ""
 
 
+def check_classes(path: Path, checkpoint: dict[str, Any], data: BaseDataModule) -> None:
+    """Compare the classes that a checkpoint was trained on with the data's, where it says them.
+
+    Raises:
+        UserError: A class has another name.
+    """
+    stored = checkpoint.get(INPUTS, {}).get("class_names", [])
+    for index, name in enumerate(stored):
+        if data.class_name(index) != name:
+            raise UserError(
+                f"{path} is of other classes: expected class {index} to be {name!r}, got "
+                f"{data.class_name(index)!r} (data.names has to be as it was, too)"
+            )
+
+
 def epochs_done(checkpoint: dict[str, Any]) -> int:
     """Number of finished training epochs (the checkpoint is written before the epoch counts as completed)."""
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def batches_done(checkpoint: dict[str, Any]) -> int:
+    """Batches that each process has had of the next epoch; 0 at the end of one."""
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
+    return int(batches["completed"]) if epochs["started"] > epochs["processed"] else 0
 
 
 def is_finished(checkpoint: dict[str, Any] | None, max_epochs: int | None) -> bool:
@@ -88,6 +112,6 @@ def is_finished(checkpoint: dict[str, Any] | None, max_epochs: int | None) -> bo
 def best_score(checkpoint: dict[str, Any]) -> float | None:
     """The best value of the monitored validation metric so far."""
     for name, state in checkpoint.get("callbacks", {}).items():
-        if name.startswith("ModelCheckpoint") and state.get("best_model_score") is not None:
+        if name.startswith(BestCheckpoint.__name__) and state.get("best_model_score") is not None:
             return float(state["best_model_score"])
     return None

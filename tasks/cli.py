@@ -17,13 +17,17 @@ from tasks import callbacks, checkpoint
 from tasks.base import BaseModule
 from tasks.data import BaseDataModule
 from tasks.errors import UserError
-from tasks.loggers import WandbOptions, build_loggers
+from tasks.loggers import RunRecord, WandbOptions, build_loggers
 from tasks.parsing import ParserError, StrictParser, explain, explain_reference
+from tasks.preemption import StopOnSignal
 from tasks.preflight import config_files, is_first_process, top_level_value, with_bases
 from tasks.quiet import quiet_lightning
+from tasks.ratio_monitor import RatioMonitor
 from tasks.report.meter import Meter
-from tasks.run_folder import RunFolder, checkpoint_to_resume, existing_checkpoint
+from tasks.resume import SameStart, find_start
+from tasks.run_folder import RunFolder, evaluated_checkpoint
 from tasks.session import Session, command
+from tasks.world import launched, run_plugins, trainer_arguments
 
 
 def run(
@@ -42,6 +46,8 @@ def run(
         SystemExit: With code 130 after Ctrl-C.
     """
     quiet_lightning()
+    # W&B's agent adds it where a sweep goes on after a preemption.
+    args = [arg for arg in args if not arg.startswith("--_wandb=")]
     return ExperimentCLI(task, model_class, datasets, args)
 
 
@@ -63,6 +69,8 @@ class ExperimentCLI(LightningCLI):
     ) -> None:
         self.task, self.command_line, self.datasets = task, list(args), datasets
         self.folder: RunFolder | None = None
+        self.begun: RunFolder | None = None  # the folder that a resumed run goes on in
+        self.launch: str | None = None
         self.checkpoint: Path | None = None
         self.loaded: dict[str, Any] | None = None
         super().__init__(
@@ -121,6 +129,9 @@ class ExperimentCLI(LightningCLI):
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Parent of the run folders.")
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
+        parser.add_argument(
+            "--tensorboard", type=bool, default=False, help="Write TensorBoard's events as well."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Values that the parts take from each other."""
@@ -152,6 +163,9 @@ class ExperimentCLI(LightningCLI):
         except ParserError as error:
             subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
             raise explain(str(error), subcommand, self.command_line) from error
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything: expected a number from 0 to 2³² − 1, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given: Lightning would let the checkpoint's override it unsaid."""
@@ -174,14 +188,17 @@ class ExperimentCLI(LightningCLI):
         if self.config.subcommand != "fit":
             if self.options.ckpt_path is None:
                 raise UserError(f"{self.config.subcommand}: expected --ckpt_path <checkpoint file>, got none")
-            self.checkpoint = existing_checkpoint(str(self.options.ckpt_path), "--ckpt_path")
-        elif self.options.resume is not None:
-            parent = Path(self.options.runs_dir) / self.task
-            self.checkpoint = checkpoint_to_resume(self.options.resume, parent, self.run_name)
-        if self.checkpoint:
+            self.checkpoint = evaluated_checkpoint(str(self.options.ckpt_path))
             self.loaded = checkpoint.read_checkpoint(self.checkpoint)
-            if "weights" in self.options.model:
-                self.options.model.weights = None  # they would be replaced by the checkpoint's
+        else:
+            world = launched()
+            self.launch = world.launch if world else None
+            self.begun, found = find_start(self._task_folder, self.run_name, self.options.resume, self.launch)
+            self.checkpoint, self.loaded = found or (None, None)
+        if self.loaded:
+            for key in ("weights", "encoder_weights"):
+                if key in self.options.model:
+                    self.options.model[key] = None  # they would be replaced by the checkpoint's
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a value that one of them refuses is the user's to correct."""
@@ -194,7 +211,12 @@ class ExperimentCLI(LightningCLI):
         """Build the trainer, with the run folder, loggers and callbacks of the subcommand."""
         if self.checkpoint and self.loaded:
             checkpoint.check_architecture(self.checkpoint, self.loaded, self.model)
+            checkpoint.check_classes(self.checkpoint, self.loaded, self.datamodule)
             self.datamodule.first_epoch = checkpoint.epochs_done(self.loaded)
+            self.datamodule.first_batch = checkpoint.batches_done(self.loaded)
+        if self.options.trainer.overfit_batches:
+            raise UserError("trainer.overfit_batches: not supported, use trainer.limit_train_batches")
+        kwargs |= trainer_arguments(self.options.trainer)
         extra: list[Callback] = []
         if self.options.trainer.enable_progress_bar is not False:
             extra.append(callbacks.progress_bar())
@@ -206,8 +228,10 @@ class ExperimentCLI(LightningCLI):
             kwargs["sync_batchnorm"] = False
         self.trainer_defaults["callbacks"] = extra
         if self.subcommand == "predict":
-            extra.append(callbacks.PredictionsCSV(self._predictions_path()))
+            extra.append(self.model.prediction_writer(self._checkpoint_folder()))
         if self.subcommand != "fit":
+            self.model.output_folder = self._checkpoint_folder()
+            self.datamodule.unreadable_log = self.model.output_folder / "unreadable.txt"
             self.save_config_callback = None
             kwargs["enable_checkpointing"] = False
             return super().instantiate_trainer(**kwargs)
@@ -223,26 +247,45 @@ class ExperimentCLI(LightningCLI):
     def _fit_trainer(self, extra: list[Callback], kwargs: dict[str, Any]) -> pl.Trainer:
         trainer_options = self.options.trainer
         if not trainer_options.fast_dev_run:
-            extra.append(Meter())
+            extra += [Meter(), RatioMonitor(self.folder.path if self.folder else None)]
             extra += callbacks.checkpoint_callbacks(self.folder, self.model.monitor, self.model.monitor_mode)
+        last = self.folder.last if self.folder else None
+        extra.append(StopOnSignal(last, self.model.resumes_within_epoch))
+        extra.append(SameStart(self.checkpoint, self.loaded))
         if self.folder:
-            kwargs["default_root_dir"] = self.folder.path
+            kwargs["default_root_dir"] = self.model.output_folder = self.folder.path
             self.datamodule.unreadable_log = self.folder.path / "unreadable.txt"
+            extra.append(RunRecord(self.folder))
         self.save_config_kwargs = {"folder": self.folder, "header": command(self.task, self.command_line)}
+        kwargs["plugins"] = [*self._plugins(), *run_plugins()]
         trainer = super().instantiate_trainer(**kwargs)
         if not checkpoint.is_finished(self.loaded, trainer.max_epochs) and not trainer_options.fast_dev_run:
             resumed_step = self.loaded["global_step"] if self.loaded else None
-            trainer.loggers = build_loggers(self.folder, self.options.wandb, resumed_step)
+            trainer.loggers = build_loggers(
+                self.folder, self.options.wandb, resumed_step, self.options.tensorboard
+            )
+        if self.folder:
+            self.folder.begin(self.launch)
         return trainer
 
-    def _run_folder(self) -> RunFolder:
-        resumed = RunFolder.of_checkpoint(self.checkpoint) if self.checkpoint else None
-        return resumed or RunFolder.claim(Path(self.options.runs_dir) / self.task, self.run_name)
+    def _plugins(self) -> list[Any]:
+        """The plugins that the configuration names."""
+        plugins = self._get(self.config_init, "trainer", default={}).get("plugins") or []
+        return plugins if isinstance(plugins, list) else [plugins]
 
-    def _predictions_path(self) -> Path:
+    def _run_folder(self) -> RunFolder:
+        return self.begun or RunFolder.claim(self._task_folder, self.run_name)
+
+    @property
+    def _task_folder(self) -> Path:
+        """Folder of the task's runs."""
+        return Path(self.options.runs_dir) / self.task
+
+    def _checkpoint_folder(self) -> Path:
+        """Folder of the checkpoint's run, else the checkpoint's own."""
         assert self.checkpoint is not None
         folder = RunFolder.of_checkpoint(self.checkpoint)
-        return (folder.path if folder else self.checkpoint.parent) / "predictions.csv"
+        return folder.path if folder else self.checkpoint.parent
 
     # --- running: LightningCLI calls the method that bears the subcommand's name
 

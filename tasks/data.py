@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tasks.images import UnreadableImage
-from tasks.unreadable import UnreadableFiles, summary, temporary_log
+from tasks.unreadable import NoneUnreadable, UnreadableFiles, summary, temporary_log
 
 Key = tuple[int, ...]
 """(epoch, index), and the repetition where images are repeated within an epoch."""
@@ -40,19 +40,26 @@ def seed_for(*key: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
+class Unreadable(Protocol):
+    """What becomes of unreadable images."""
+
+    def note(self, error: UnreadableImage) -> None:
+        """Let another image take the place of one, or raise."""
+
+
 class SeededDataset(Dataset[tuple[Tensor, Any, int]]):
     """Key ↦ (image, target, index), with torch's generator seeded for the key.
 
-    In place of an unreadable image comes another, with its own target and index; which one depends on
-    (seed, index) alone.
+    Another image, with its own target and index, takes the place of an unreadable one if `unreadable` lets
+    it; which one depends on (seed, index) alone.
 
     Args:
         examples: Source of the pairs; its random transforms draw from torch's global generator.
         seed: Seed of the run.
-        unreadable: Where unreadable images are counted; None lets their exceptions through.
+        unreadable: What is told of unreadable images; None lets their exceptions through.
     """
 
-    def __init__(self, examples: Examples, seed: int, unreadable: UnreadableFiles | None = None) -> None:
+    def __init__(self, examples: Examples, seed: int, unreadable: Unreadable | None = None) -> None:
         self.examples, self.seed, self.unreadable = examples, seed, unreadable
 
     def __len__(self) -> int:
@@ -89,13 +96,23 @@ class EpochSampler(Sampler[Key]):
         world_size: Number of processes.
         repeats: Times that an example comes in an epoch; its keys then have the repetition.
         epoch: The epoch to begin with.
+        skip: Keys of that epoch that this process has had already.
     """
 
     def __init__(
-        self, size: int, *, seed: int, rank: int = 0, world_size: int = 1, repeats: int = 1, epoch: int = 0
+        self,
+        size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: int = 1,
+        epoch: int = 0,
+        skip: int = 0,
     ) -> None:
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
         self.repeats, self.epoch = repeats, epoch
+        self._begun, self._skip = epoch, skip
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; the trainer calls it before each."""
@@ -109,7 +126,8 @@ class EpochSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         generator = torch.Generator().manual_seed(seed_for(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator)
-        places = range(self.rank, len(self) * self.world_size, self.world_size)
+        had = self._skip if self.epoch == self._begun else 0
+        places = range(self.rank + had * self.world_size, len(self) * self.world_size, self.world_size)
         if self.repeats == 1:
             return ((self.epoch, index) for index in order[places.start : places.stop : places.step].tolist())
         taken = order[torch.tensor(places) // self.repeats].tolist()
@@ -147,12 +165,13 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         num_workers: Loader processes; 0 loads in the training process.
         seed: Seed of order and augmentation; the CLI sets it to `seed_everything`.
         prefetch_factor: Batches that each loader process prepares ahead.
-        max_unreadable: Share of a split's images that may be unreadable before the run stops.
+        max_unreadable: Share of the training images that may be unreadable before the run stops.
 
     Attributes:
         repeats: Times that an image comes in a training epoch, see EpochSampler.
         first_epoch: Epoch that training begins with, of a resumed run that of its checkpoint. The trainer
             says it after loader processes were started, which ask for samples at once.
+        first_batch: Batches of that epoch that each process has had already.
         unreadable_log: File that lists the unreadable images; None for one in the temporary folder. Several
             processes use that of rank 0.
     """
@@ -177,7 +196,7 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.prefetch_factor, self.max_unreadable = prefetch_factor, max_unreadable
         self.repeats = 1
-        self.first_epoch = 0
+        self.first_epoch = self.first_batch = 0
         self.unreadable_log: Path | None = None
         self._log_is_shared = False
 
@@ -189,6 +208,10 @@ class BaseDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def examples(self, split: str) -> Examples:
         """Transformed examples of "train", "val", "test" or "predict"."""
+
+    def collate(self, split: str) -> Callable[[list[Any]], Any] | None:
+        """How a split's samples become a batch; None for torch's way."""
+        return None
 
     def sample_name(self, split: str, index: int) -> str:
         """What a table calls example `index` of a split."""
@@ -228,19 +251,25 @@ class BaseDataModule(pl.LightningDataModule, ABC):
         return self.unreadable_log
 
     def _loader(self, split: str) -> DataLoader[Any]:
+        training = split == "train"
         examples = self.examples(split)
-        unreadable = UnreadableFiles(self._shared_log(), split, len(examples), self.max_unreadable)
+        log = self._shared_log()  # in all processes, whatever they load
+        unreadable = (
+            UnreadableFiles(log, split, len(examples), self.max_unreadable)
+            if training
+            else NoneUnreadable(split)
+        )
         dataset = SeededDataset(examples, self.seed, unreadable)
         share = (
             {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
         )
-        training = split == "train"
         sampler: EpochSampler | EvaluationSampler = (
             EpochSampler(
                 len(dataset),
                 seed=self.seed,
                 repeats=self.repeats,
                 epoch=self.first_epoch,
+                skip=self.first_batch * self.batch_size,
                 **share,
             )
             if training
@@ -252,6 +281,7 @@ class BaseDataModule(pl.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            collate_fn=self.collate(split),
             drop_last=training and len(sampler) >= self.batch_size,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,

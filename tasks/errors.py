@@ -15,7 +15,16 @@ _LONGEST_LINE = 600
 
 
 class UserError(Exception):
-    """Input that cannot be used; the message is shown as it is, without a traceback."""
+    """Input that cannot be used; the message is shown as it is, without a traceback.
+
+    Args:
+        message: What is wrong, in one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        # What a loader's worker raises is built anew in the training process, from the traceback as text.
+        kind = type(self)
+        super().__init__(message.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
 
 
 @contextmanager

@@ -67,8 +67,30 @@ def open_image(data: bytes, path: str | PathLike[str]) -> Image.Image:
     Raises:
         UnreadableImage: If it is of no known format, or so large that it looks like an attack.
     """
-    with _reading(path):
+    with reading(path):
         return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def reading(path: str | PathLike[str]) -> Iterator[None]:
+    """Turn whatever a broken file makes PIL raise into UnreadableImage.
+
+    Raises:
+        UnreadableImage: Decoding failed.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Broken notes in a file are common and harmless; an image beyond PIL's limit is refused.
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, "no image of a known format") from None
+    # PIL lets out whatever its parsers meet: OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
+        raise UnreadableImage(path, str(error) or type(error).__name__) from error
 
 
 def pixels(image: Image.Image, data: bytes, path: str | PathLike[str]) -> Tensor:
@@ -85,7 +107,7 @@ def pixels(image: Image.Image, data: bytes, path: str | PathLike[str]) -> Tensor
     Raises:
         UnreadableImage: If the file is cut short or broken, or its levels are floating-point numbers.
     """
-    with _reading(path):
+    with reading(path):
         turned = orientation(image) != 1
         if image.format == "JPEG" and image.mode in ("RGB", "L") and not turned:
             decoded = _fast_jpeg(data)
@@ -149,24 +171,6 @@ class RandomCropFlip:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.box.extra_repr()}, flip={self.flip})"
-
-
-@contextmanager
-def _reading(path: str | PathLike[str]) -> Iterator[None]:
-    """Turn whatever a broken file makes PIL raise into UnreadableImage."""
-    try:
-        with warnings.catch_warnings():
-            # Broken notes in a file are common and harmless; an image beyond PIL's limit is refused.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except UnreadableImage:
-        raise
-    except UnidentifiedImageError:
-        raise UnreadableImage(path, "no image of a known format") from None
-    # PIL lets out whatever its parsers meet: OSError, SyntaxError, ValueError, struct.error and more.
-    except Exception as error:
-        raise UnreadableImage(path, str(error) or type(error).__name__) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

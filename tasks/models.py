@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -50,23 +51,19 @@ def build_network(
         UserError: The network's name is unknown, an option does not belong to the normalizer or is out of
             its range, or the weights cannot be used.
     """
-    options: dict[str, Any] = {**(norm_options or {})}
     network = build_native(name, num_classes)
-    is_native = norm == "bn" and not options
-    if not is_native and not any(read_source(module) for module in network.modules()):
+    if not _is_native(norm, norm_options) and not any(read_source(module) for module in network.modules()):
         raise UserError(
             f"model.network: {name} has no normalization layer, so norm {norm!r} has nothing to do"
         )
 
-    def convert(network: nn.Module, preserve: bool) -> nn.Module:
-        return network if is_native else _convert(network, norm, options, preserve)
-
+    convert = partial(convert_network, norm=norm, norm_options=norm_options)
     if weights is None:
         # There is no function to preserve, and γ = 1 is the layer's own start.
         return convert(network, preserve=False)
     from tasks.pretrained import load_pretrained  # which needs this room
 
-    architecture = Architecture(name, num_classes, norm, options or None)
+    architecture = Architecture(name, num_classes, norm, {**norm_options} if norm_options else None)
     return load_pretrained(network, architecture, weights, convert)
 
 
@@ -78,7 +75,23 @@ def norm_settings(norm: Norm, options: NormOptions | None) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in {**defaults, **given}.items()}
 
 
-def _convert(network: nn.Module, norm: Norm, options: dict[str, Any], preserve: bool) -> nn.Module:
+def convert_network(
+    network: nn.Module, preserve: bool, *, norm: Norm, norm_options: NormOptions | None
+) -> nn.Module:
+    """Convert the normalizers of a network in place; with "bn" and no options it stays as it was built.
+
+    Args:
+        network: The network, with the normalizers of its library.
+        preserve: That of `convert_norm`.
+        norm: Normalizer.
+        norm_options: Its options.
+
+    Raises:
+        UserError: An option does not belong to the normalizer or is out of its range.
+    """
+    if _is_native(norm, norm_options):
+        return network
+    options: dict[str, Any] = {**(norm_options or {})}
     allowed = NORMS[norm].options
     for option in options:
         if option not in allowed:
@@ -90,6 +103,10 @@ def _convert(network: nn.Module, norm: Norm, options: dict[str, Any], preserve: 
         return convert_norm(network, norm, preserve=preserve, **options)
     except ValueError as error:
         raise UserError(f"model.norm_options for norm {norm!r}: {error}") from error
+
+
+def _is_native(norm: Norm, norm_options: NormOptions | None) -> bool:
+    return norm == "bn" and not norm_options
 
 
 # The normalizer that ends the residual branch, by the block's class; torchvision's and timm's agree.

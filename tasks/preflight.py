@@ -66,6 +66,8 @@ def preflight(task: str, args: Sequence[str], more: Sequence[str] = ()) -> None:
         raise UserError(f"unknown subcommand {args[0]!r}{hint}: expected one of {', '.join(choices)}")
     if any(arg in _HELP for arg in args):
         return
+    if any(option == "--base" for _, option, _ in _options(args)):
+        raise UserError("--base: belongs into a configuration file; --config may be given several times")
     files = [str(file.path) for file in config_files(args) if file.named and not file.prefix]
     if not files:
         raise UserError(f"{args[0]}: expected --config conf/{task}/<name>.yaml, got no configuration file")
@@ -79,7 +81,8 @@ def with_config_of_run(args: Sequence[str]) -> list[str]:
     checkpoint = options.get("--ckpt_path")
     if not checkpoint or any(option in options for option in (*_CONFIG, *_HELP)):
         return list(args)
-    config = Path(checkpoint).parent.parent / "config.yaml"
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent.parent
+    config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else list(args)
 
 

@@ -12,7 +12,11 @@ _CHATTER = (
     "TPU available",
     "HPU available",
     "Seed set to",
+    "[rank: ",
+    "Initializing distributed",
+    "-----",
     "`Trainer.",
+    "`Trainer(limit_",
     "Restor",
     "Loading `train_dataloader`",
     "Loaded model weights",
@@ -24,6 +28,7 @@ _NOISE = (
     r"Checkpoint directory .* exists and is not empty.*",
     r".*LeafSpec.*is deprecated.*",
     r"LightningCLI's args parameter is intended to run from within Python.*",
+    r"You're resuming from a checkpoint that ended before the epoch ended.*",  # our sampler knows where
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 

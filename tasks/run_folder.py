@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UserError
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,13 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Checkpoint of the last finished epoch."""
+        """Checkpoint of the last finished epoch, or of the step at which a signal stopped the run."""
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def _launch(self) -> Path:
+        """Name of the launch that has not ended this run yet."""
+        return self.path / "launch"
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunFolder | None:
@@ -67,6 +71,25 @@ class RunFolder:
             return cls(path)
         raise AssertionError("unreachable: the numbers do not end")
 
+    @classmethod
+    def of_launch(cls, launch: str, parent: Path, name: str) -> RunFolder | None:
+        """The folder of this name that a launch began to fill and has not ended."""
+        runs = [run for run in _runs(parent, name) if run.belongs_to(launch)]
+        return runs[-1] if runs else None
+
+    def belongs_to(self, launch: str) -> bool:
+        """Whether a launch fills this folder."""
+        return self._launch.is_file() and self._launch.read_text(encoding="utf-8") == launch
+
+    def begin(self, launch: str | None) -> None:
+        """Note the launch, so that its processes find the folder when they are started again."""
+        if launch:
+            self._launch.write_text(launch, encoding="utf-8")
+
+    def end(self) -> None:
+        """Leave the folder to no launch: the next one of the same name is another run."""
+        self._launch.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Remove the folder again, and the task's, where nothing was written into it."""
         for path in (self.path, self.path.parent):
@@ -74,21 +97,21 @@ class RunFolder:
                 path.rmdir()
 
 
-def checkpoint_to_resume(resume: str, parent: Path, name: str) -> Path | None:
-    """The checkpoint that `--resume` means: a file, or with "auto" that of the newest run of that name.
+def newest_run(parent: Path, name: str) -> RunFolder | None:
+    """The newest run of a name that has a checkpoint."""
+    runs = [run for run in _runs(parent, name) if run.last.is_file() or run.best.is_file()]
+    return runs[-1] if runs else None
+
+
+def evaluated_checkpoint(path: str) -> Path:
+    """What `--ckpt_path` means: a file, or a run folder's best checkpoint.
 
     Raises:
-        UserError: A file was named that does not exist.
+        UserError: There is none.
     """
-    if resume != AUTO:
-        return existing_checkpoint(resume, "--resume", "a checkpoint file or 'auto'")
-    newest: Path | None = None
-    for path in _numbered(parent, name):
-        if not path.exists():
-            return newest
-        last = RunFolder(path).last
-        newest = last if last.is_file() else newest
-    raise AssertionError("unreachable: the numbers do not end")
+    run = RunFolder(Path(path))
+    best = next((file for file in (run.best, run.last) if file.is_file()), None)
+    return best or existing_checkpoint(path, "--ckpt_path", "a checkpoint file or a run folder")
 
 
 def existing_checkpoint(path: str, option: str, expected: str = "a checkpoint file") -> Path:
@@ -100,6 +123,11 @@ def existing_checkpoint(path: str, option: str, expected: str = "a checkpoint fi
     if not Path(path).is_file():
         raise UserError(f"{option}: expected {expected}, got {path!r}, which does not exist")
     return Path(path)
+
+
+def _runs(parent: Path, name: str) -> Iterator[RunFolder]:
+    """The runs of a name, the oldest first."""
+    return map(RunFolder, itertools.takewhile(Path.exists, _numbered(parent, name)))
 
 
 def _numbered(parent: Path, name: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Files that cannot be decoded: listed once each, counted over all processes, too many of them an error."""
+"""Files that cannot be decoded: a few of training are replaced, one that a score counts ends the run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,11 @@ _TOLD = 10
 
 
 class TooManyUnreadable(UserError):
-    """More unreadable files than the data set may have.
-
-    Args:
-        message: What is wrong, in one line.
-    """
-
-    def __init__(self, message: str) -> None:
-        # What a loader's worker raises is built anew in the training process, from the traceback as text.
-        super().__init__(message.rpartition(f"{__name__}.{type(self).__name__}: ")[2].strip())
+    """More unreadable files than the data set may have."""
 
 
 class UnreadableFiles:
-    """The unreadable files of one split.
+    """The unreadable files of one split, each replaced by another image.
 
     Args:
         log: File that lists those of all splits, processes and epochs: split, path and reason, by tabs.
@@ -72,6 +64,28 @@ class UnreadableFiles:
                 f"data.max_unreadable ({self.share:g}) allows; they are listed in {self.log}: "
                 f"{', '.join(listed[:_TOLD])}{', …' if len(listed) > _TOLD else ''}"
             )
+
+
+class NoneUnreadable:
+    """The files of a split that is evaluated: a score counts each once, none can take another's place.
+
+    Args:
+        split: Name of the split.
+    """
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+
+    def note(self, error: UnreadableImage) -> None:
+        """End the run.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"unreadable image in {self.split}: {_plain(error.path)} ({_plain(error.reason)}): a score "
+            "counts every image once; python -m tasks.check_data finds all such files"
+        )
 
 
 def temporary_log() -> Path:

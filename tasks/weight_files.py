@@ -135,7 +135,8 @@ def _read_torch(path: Path) -> Weights:
         if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
             state = state[container]
     values = list(state.values()) if isinstance(state, Mapping) else []
-    if not values or not all(isinstance(value, Tensor) for value in values):
+    named = all(isinstance(key, str) for key in state) if values else False
+    if not named or not all(isinstance(value, Tensor) for value in values):
         raise UserError(f"model.weights: {path} holds no state dict")
     if "pytorch-lightning_version" not in content:
         return Weights(str(path), _plain(state))

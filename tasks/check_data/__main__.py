@@ -1,9 +1,10 @@
 """Check a data set before a long run.
 
-    python -m tasks.check_data {imagenet,folder} ROOT [--workers N] [--report check-imagenet.{txt,json,csv}]
+    python -m tasks.check_data {imagenet,folder,cityscapes,ade20k,webvision} ROOT [--workers N]
+                               [--report check-imagenet.{txt,json,csv}]
 
-Decodes every image in full and compares splits and classes. Exit code 0: clean; 1: broken files or a faulty
-layout; 2: bad arguments; 130: interrupted.
+Decodes every image and mask in full and compares splits and classes. Exit code 0: clean; 1: broken files or
+a faulty layout; 2: bad arguments; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tasks.check_data.findings import WRITERS, Findings, Gatherer
-from tasks.check_data.trees import TREES, Tree
+from tasks.check_data.trees import TREES, tree_of
 from tasks.check_data.verify import verify
 from tasks.errors import INTERRUPTED, UserError, close_matches, one_line_errors
 
@@ -81,7 +82,7 @@ def check(data: str, root: Path, workers: int) -> Findings:
 
     console = Console(stderr=True)
     with console.status(f"listing {root} …"):
-        tree: Tree = TREES[data](root)
+        tree = tree_of(data, root)
     gatherer = Gatherer(tree)
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -120,7 +121,8 @@ _SHOWN = 5
 
 def _counted(counts: dict[str, int]) -> str:
     sizes = counts.values()
-    return f"{sum(sizes)} files in {len(sizes)} classes of {min(sizes)} to {max(sizes)}"
+    files = f"{sum(sizes)} files"
+    return files if len(sizes) < 2 else f"{files} in {len(sizes)} classes of {min(sizes)} to {max(sizes)}"
 
 
 def _first(lines: list[str]) -> str:

@@ -1,20 +1,27 @@
 """What there is to check in a data set: its files by split and class, and what is wrong with its layout.
 
-A data set gets an entry in TREES: a function from its root to a Tree. It reports what is missing and goes on,
-where the data modules stop at the first fault.
+A data set gets an entry in TREES: where the function from its root to a Tree is. It reports what is missing
+and goes on, where the data modules stop at the first fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.errors import UserError
 from tasks.file_list import FileList, walk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Fault = Callable[[str, "Tensor"], str]
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,14 @@ class Part:
         split: Its name.
         files: Its images, with the class of each.
         classes: Name of each class.
+        fault: What is wrong with what belongs to an image, such as its mask, from its path and its pixels
+            (3, H, W); '' for nothing. It travels to other processes. None where nothing belongs to an image.
     """
 
     split: str
     files: FileList
     classes: list[str]
+    fault: Fault | None = None
 
     def counts(self) -> dict[str, int]:
         """Number of files of each class."""
@@ -66,7 +76,21 @@ def folder(root: Path) -> Tree:
     return _folders(root, ["train", "val", *(["test"] if "test" in present else [])] if present else ["."])
 
 
-TREES: dict[str, Callable[[Path], Tree]] = {"imagenet": imagenet, "folder": folder}
+TREES = {
+    "imagenet": "tasks.check_data.trees:imagenet",
+    "folder": "tasks.check_data.trees:folder",
+    "cityscapes": "tasks.segmentation.check:cityscapes",
+    "ade20k": "tasks.segmentation.check:ade20k",
+    "webvision": "tasks.noisy_labels.webvision:tree",
+}
+"""Name of each data set and where its function is."""
+
+
+def tree_of(data: str, root: Path) -> Tree:
+    """The tree of a data set by its name."""
+    room, _, name = TREES[data].partition(":")
+    tree: Tree = getattr(import_module(room), name)(root)
+    return tree
 
 
 def _lists(root: Path) -> Tree:

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import NamedTuple
 
-from tasks.check_data.trees import Tree
+from tasks.check_data.trees import Fault, Tree
 from tasks.errors import UserError
 from tasks.images import UnreadableImage, open_image, orientation, pixels, read_bytes
 
@@ -38,16 +38,18 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def verify_file(path: str) -> Verdict:
-    """Decode one file in full."""
+def verify_file(path: str, fault: Fault | None = None) -> Verdict:
+    """Decode one file in full, and look at what belongs to it."""
     try:
         data = read_bytes(path)
         image = open_image(data, path)
         kind = f"{image.format} {image.mode}" + (" turned" if orientation(image) != 1 else "")
         size = image.size
-        pixels(image, data, path)
+        decoded = pixels(image, data, path)
     except UnreadableImage as error:
         return Verdict(b"", "", 0, 0, error.reason)
+    if fault and (reason := fault(path, decoded)):
+        return Verdict(b"", "", 0, 0, reason)
     return Verdict(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), kind, *size, "")
 
 
@@ -76,7 +78,7 @@ def verify(
         running: dict[Future[list[Verdict]], _Chunk] = {}
         while True:
             for chunk in islice(chunks, _WAITING * workers - len(running)):
-                running[pool.submit(_verify_chunk, chunk.paths)] = chunk
+                running[pool.submit(_verify_chunk, chunk.paths, tree.parts[chunk.part].fault)] = chunk
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -105,8 +107,8 @@ def _chunks(tree: Tree) -> Iterator[_Chunk]:
             yield _Chunk(number, start, [str(part.files.path(row)) for row in range(start, stop)])
 
 
-def _verify_chunk(paths: list[str]) -> list[Verdict]:
-    return [verify_file(path) for path in paths]
+def _verify_chunk(paths: list[str], fault: Fault | None) -> list[Verdict]:
+    return [verify_file(path, fault) for path in paths]
 
 
 def _start_worker() -> None:

@@ -14,9 +14,10 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from tasks.classification.data import ImageDataModule
-from tasks.classification.transforms import Colour, augmentations, evaluation_view
+from tasks.classification.transforms import augmentations, evaluation_view
 from tasks.data import Examples
 from tasks.errors import UserError
+from tasks.normalize import Colour
 
 _SIZE = 32
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tasks.classification.transforms import AutoAugment, Colour, normalize
+from tasks.classification.transforms import AutoAugment
 from tasks.data import BaseDataModule, Examples, SeededDataset
 from tasks.file_list import FileList
+from tasks.normalize import Colour, normalize
 
 
 class ImageFiles:
@@ -136,18 +137,3 @@ class ImageDataModule(ClassificationDataModule):
         images, *others = batch
         images = normalize(images, self.mean, self.std)
         return [self.trainer.precision_plugin.convert_input(images) if self.trainer else images, *others]
-
-
-def stratified_split(
-    labels: NDArray[np.int64], parts: dict[str, float], seed: int = 0
-) -> dict[str, NDArray[np.int64]]:
-    """Divide the rows into named parts, each class in the same proportions, the same way for a seed."""
-    generator = np.random.default_rng(seed)
-    bounds = np.cumsum(list(parts.values()))[:-1]
-    split: dict[str, list[NDArray[np.int64]]] = {name: [] for name in parts}
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        pieces = np.split(rows, (bounds * len(rows)).round().astype(int))
-        for name, piece in zip(parts, pieces, strict=True):
-            split[name].append(piece)
-    return {name: np.sort(np.concatenate(pieces)) for name, pieces in split.items()}

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tasks.classification.data import ClassificationDataModule, stratified_split
-from tasks.classification.transforms import Colour
+from tasks.classification.data import ClassificationDataModule
 from tasks.data import Examples
+from tasks.normalize import Colour
+from tasks.splits import stratified_split
 
 _SPLITS = {"train": 0.65, "val": 0.15, "test": 0.2}
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from tasks.classification.data import ImageDataModule, ImageFiles, stratified_split
+from tasks.classification.data import ImageDataModule, ImageFiles
 from tasks.classification.names import read_names
 from tasks.classification.transforms import (
-    Colour,
     Interpolation,
     augmentations,
     evaluation_view,
@@ -25,6 +24,8 @@ from tasks.data import Examples
 from tasks.errors import UserError
 from tasks.file_list import FileList, walk
 from tasks.images import read_image
+from tasks.normalize import Colour
+from tasks.splits import stratified_split
 
 _THREADS = 32  # listing folders waits for the disk
 
@@ -65,6 +66,8 @@ class ImageFilesDataModule(ImageDataModule):
             raise ValueError(
                 f"data.eval_size: expected a number from 1 to eval_resize ({eval_resize}), got {eval_size}"
             )
+        if not root:
+            raise UserError("data.root: expected a folder, got nothing")
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise UserError(f"data.root: expected a folder, got {root}, which {_is_what(self.root)}")

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torchvision.models import ResNet50_Weights
 
 from tasks.classification.folders import ImageFilesDataModule, common_classes, same_classes, scan
-from tasks.classification.names import distinct, read_meta
+from tasks.classification.names import read_meta
 from tasks.errors import UserError
 from tasks.file_list import FileList, read_list
+from tasks.names import distinct
 
 _NAMES: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
 _ENDS = ("n01440764", "n15075141")  # first and last wnid of ImageNet-1k

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from tasks.base import BaseModule
 from tasks.classification.inputs import Inputs
 from tasks.classification.mistakes import EvaluationRecord
+from tasks.loggers.panels import Panel
 from tasks.models import Norm, NormOptions, build_network, zero_last_gammas
 from tasks.report import Section
 from tasks.weight_files import INPUTS
@@ -26,7 +27,8 @@ class ClassificationModule(BaseModule):
     """An image classifier trained with cross-entropy.
 
     Args:
-        network: "digits_resnet" or the name of a torchvision classification network.
+        network: "digits_resnet", "cifar_resnet18", a classification network of torchvision, or "timm/"
+            and the name of one of timm's.
         num_classes: Number of classes; comes from the data.
         norm: Normalizer of the network.
         norm_options: Options of the normalizer, such as `reduction`.
@@ -43,6 +45,7 @@ class ClassificationModule(BaseModule):
 
     monitor: ClassVar[str] = "val/top1"
     monitor_mode: ClassVar[str] = "max"
+    resumes_within_epoch: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,6 +63,8 @@ class ClassificationModule(BaseModule):
     ) -> None:
         super().__init__(**kwargs)
         self.save_hyperparameters()
+        if num_classes < 2:
+            raise ValueError(f"data: expected two classes or more, got {num_classes}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing: expected a number in [0, 1), got {label_smoothing}")
         for name, value in {"mixup": mixup, "cutmix": cutmix, "aux_weight": aux_weight}.items():
@@ -90,7 +95,7 @@ class ClassificationModule(BaseModule):
         """Cross-entropy of one batch."""
         images, labels, _ = batch
         loss = self._loss(*self.mix(images, labels))
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log_learning_rate()
         return loss
 
@@ -148,6 +153,12 @@ class ClassificationModule(BaseModule):
         from tasks.classification.report import classification_sections
 
         return classification_sections(self.record.outcome, data)
+
+    def panels(self, data: Any) -> dict[str, Panel]:
+        """The same as panels of W&B."""
+        from tasks.classification.panels import classification_panels
+
+        return classification_panels(self.record.outcome, data)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Most probable class of each image; a true class below 0 means unknown."""

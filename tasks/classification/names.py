@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import UserError
+from tasks.names import distinct
 
 
 def read_names(path: Path, classes: Sequence[str]) -> list[str]:
@@ -52,10 +52,3 @@ def read_meta(path: Path, classes: Sequence[str]) -> list[str]:
     except Exception as error:  # whatever torch.load meets; its advice to trust the file is not passed on
         told = "expected class names as torchvision's ImageNet writes them; data.names can give others"
         raise UserError(f"{path}: {told}") from error
-
-
-def distinct(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """The names, with the class folder behind those that several classes share (ImageNet has two cranes)."""
-    count = Counter(names)
-    pairs = zip(names, classes, strict=True)
-    return [f"{name} ({folder})" if count[name] > 1 else name for name, folder in pairs]

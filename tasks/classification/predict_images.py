@@ -12,16 +12,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from tasks.arguments import LineParser, at_least
 from tasks.classification.load import Classifier, checkpoint_in, load_classifier
 from tasks.errors import UserError, one_line
-from tasks.file_list import FileList, walk
+from tasks.file_list import FileList, images_at
 from tasks.images import UnreadableImage, read_image
 from tasks.run_folder import RunFolder
 from tasks.tables import write_predictions
@@ -62,22 +60,6 @@ def main(args: Sequence[str]) -> None:
         _show(files.name(0), {names[label]: f"{probability:.4f}" for label, probability in best[0][1]})
     if len(best) < len(files):
         print(f"{len(files) - len(best)} of {len(files)} images are unreadable and left out", file=sys.stderr)
-
-
-def images_at(path: Path) -> FileList:
-    """An image, or the images below a folder in the order of their names.
-
-    Raises:
-        UserError: There is none.
-    """
-    if path.is_dir():
-        names = sorted(walk(path, IMG_EXTENSIONS))
-        if not names:
-            raise UserError(f"--images: expected images ({', '.join(IMG_EXTENSIONS)}), got none in {path}")
-        return FileList.of(path, names, np.full(len(names), -1))
-    if not path.is_file():
-        raise UserError(f"--images: expected an image or a folder, got {str(path)!r}, which does not exist")
-    return FileList.of(path.parent, [path.name], np.full(1, -1))
 
 
 def predict(

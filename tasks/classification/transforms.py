@@ -6,18 +6,15 @@ Images stay uint8 all the way: they travel as bytes from the loaders, and are no
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
 from torchvision.transforms import v2
 
 from tasks.images import RandomCropFlip, read_image
+from tasks.normalize import Colour
 
 AutoAugment = Literal["autoaugment", "randaugment", "trivialaugment", "augmix"]
 Interpolation = Literal["bilinear", "bicubic"]
-Colour = tuple[float, float, float]
 
 
 def read_crop_flip(size: int, interpolation: Interpolation) -> list[Callable[[Any], Any]]:
@@ -67,22 +64,3 @@ def evaluation_view(resize: int, size: int, interpolation: Interpolation) -> lis
     """Steps to the evaluation view: the shorter side to `resize`, the central square of `size`."""
     mode = v2.InterpolationMode(interpolation)
     return [v2.Resize(resize, interpolation=mode, antialias=True), v2.CenterCrop(size)]
-
-
-def normalize(images: Tensor, mean: Colour, std: Colour) -> Tensor:
-    """(x/255 − mean)/std of a batch of bytes (N, 3, H, W), in float32.
-
-    The bytes are scaled and shifted in place, after one conversion.
-    """
-    scale, shift = _scale_and_shift(mean, std, images.device)
-    return images.float().mul_(scale).add_(shift)
-
-
-@lru_cache
-def _scale_and_shift(mean: Colour, std: Colour, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both (3, 1, 1), once a device: a copy to a GPU in each step would make it wait."""
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    return torch.tensor(scale, device=device)[:, None, None], torch.tensor(shift, device=device)[
-        :, None, None
-    ]

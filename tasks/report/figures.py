@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,9 @@ def figure(drawing: Figure, alt: str, caption: object = "") -> Html:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     buffer = io.StringIO()
     # The salt keeps the names of clipping paths apart, as all figures of a page share one name space.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"figure {_drawn}"}):
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": f"figure {_drawn}"}):
+        # Text stays text in the page, whose reader has the fonts.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         drawing.savefig(buffer, format="svg", transparent=True, dpi=144, metadata=nothing)
     drawing.clear()
     svg = buffer.getvalue()
@@ -73,13 +76,13 @@ def figure(drawing: Figure, alt: str, caption: object = "") -> Html:
     return _captioned(Html(svg), caption)
 
 
-def picture(image: Tensor, alt: str, caption: object = "") -> Html:
-    """A thumbnail of an image (3, H, W) of levels 0 to 255, at most THUMBNAIL pixels wide and high."""
+def picture(image: Tensor, alt: str, caption: object = "", longest: int = THUMBNAIL) -> Html:
+    """An image (3, H, W) of levels 0 to 255, at most `longest` pixels wide and high."""
     from PIL import Image
 
     levels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
     shown = Image.fromarray(levels)
-    shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    shown.thumbnail((longest, longest))
     small = max(image.shape[1:]) <= _SMALL  # enlarged by the browser, where JPEG's blocks would show
     data = io.BytesIO()
     shown.save(data, **({"format": "PNG"} if small else {"format": "JPEG", "quality": 80}))

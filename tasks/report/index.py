@@ -69,7 +69,6 @@ def _row(root: Path, folder: Path, facts: RunFacts, tested: Iterable[str]) -> li
     name = (place.parent.parent if place.parent.name == facts.task else place.parent) / place.name
     report = quote((place / REPORT).as_posix())
     link = Html(f'<a href="{report}">{page.html(name)}</a>')
-    swatch = Html(f'<span class="swatch" style="background:{norm_color(facts.norm)}"></span>')
     values = (None if facts.test is None else facts.test.get(name) for name in tested)
     best = "" if facts.best is None else f"{fraction(facts.best)} ({facts.monitor.removeprefix('val/')})"
     return [
@@ -77,7 +76,7 @@ def _row(root: Path, folder: Path, facts: RunFacts, tested: Iterable[str]) -> li
         facts.task,
         facts.dataset,
         facts.network,
-        (page.join([swatch, facts.norm]), facts.norm),
+        (page.swatch(norm_color(facts.norm), facts.norm), facts.norm),
         (best, "" if facts.best is None else facts.best),
         *("" if value is None else fraction(value) for value in values),
         "" if facts.epochs is None else facts.epochs,

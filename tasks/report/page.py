@@ -53,6 +53,11 @@ def subheading(text: object) -> Html:
     return Html(f"<h3>{html(text)}</h3>")
 
 
+def swatch(color: str, name: object = "") -> Html:
+    """A field of a colour and what it stands for."""
+    return Html(f'<span class="swatch" style="background:{escape(color)}"></span>{html(name)}')
+
+
 def grid(parts: Iterable[object]) -> Html:
     """Pieces side by side, as many as fit."""
     return Html(f'<div class="grid">{join(parts)}</div>')
@@ -140,7 +145,8 @@ def write_page(
     """
     text = _page(title, sections, lead, script)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    # File names need not be Unicode.
+    temporary.write_text(text, encoding="utf-8", errors="replace")
     temporary.replace(path)
 
 

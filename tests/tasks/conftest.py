@@ -3,6 +3,7 @@
 import signal
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from task_paths import DIGITS
@@ -49,16 +50,14 @@ def small(tmp_path):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """cli(*args) → Outcome of `python -m tasks.classification *args`."""
-    from tasks.classification.__main__ import main
-
+def command(monkeypatch, capsys):
+    """command(main) → a function from a command line of that main to its Outcome."""
     # The command line is given as an argument; Lightning looks at this one too.
-    monkeypatch.setattr(sys, "argv", ["tasks.classification"])
+    monkeypatch.setattr(sys, "argv", ["tasks"])
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
     handler = signal.getsignal(signal.SIGINT)
 
-    def run(*args):
+    def run(main, *args):
         capsys.readouterr()
         try:
             main([str(arg) for arg in args])
@@ -70,7 +69,23 @@ def cli(monkeypatch, capsys):
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    return run
+    return lambda main: partial(run, main)
+
+
+@pytest.fixture
+def cli(command):
+    """cli(*args) → Outcome of `python -m tasks.classification *args`."""
+    from tasks.classification.__main__ import main
+
+    return command(main)
+
+
+@pytest.fixture
+def seg(command):
+    """seg(*args) → Outcome of `python -m tasks.segmentation *args`."""
+    from tasks.segmentation.__main__ import main
+
+    return command(main)
 
 
 @pytest.fixture
@@ -87,17 +102,33 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def fit_parser(monkeypatch, tmp_path):
-    """fit_parser(*args) → the command line of fit with everything built, and nothing run."""
-    from tasks.classification.__main__ import DATASETS
-    from tasks.classification.module import ClassificationModule
+def parser_of(monkeypatch, tmp_path):
+    """parser_of(task, model, datasets) → a function from options of fit to all that is built, nothing run."""
     from tasks.cli import ExperimentCLI, run
 
-    monkeypatch.setattr(sys, "argv", ["tasks.classification"])
+    monkeypatch.setattr(sys, "argv", ["tasks"])
     monkeypatch.setattr(ExperimentCLI, "fit", lambda self, model, datamodule: None)
 
-    def build(*args):
+    def build(task, model, datasets, *args):
         line = ["fit", *map(str, args), "--runs_dir", str(tmp_path / "runs"), "--wandb.mode", "disabled"]
-        return run("classification", ClassificationModule, DATASETS, line)
+        return run(task, model, datasets, line)
 
-    return build
+    return lambda *what: partial(build, *what)
+
+
+@pytest.fixture
+def fit_parser(parser_of):
+    """fit_parser(*args) → the command line of a classifier's fit with everything built, nothing run."""
+    from tasks.classification.__main__ import DATASETS
+    from tasks.classification.module import ClassificationModule
+
+    return parser_of("classification", ClassificationModule, DATASETS)
+
+
+@pytest.fixture
+def seg_parser(parser_of):
+    """The same of segmentation."""
+    from tasks.segmentation.__main__ import DATASETS
+    from tasks.segmentation.module import SegmentationModule
+
+    return parser_of("segmentation", SegmentationModule, DATASETS)

@@ -11,14 +11,18 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from seg_trees import ade20k_tree, cityscapes_tree, save
 from task_paths import REPOSITORY
 
 from tasks.check_data import verify as verify_module
 from tasks.check_data.__main__ import main
 from tasks.check_data.findings import Gatherer, equal_rows
-from tasks.check_data.trees import TREES
+from tasks.check_data.trees import tree_of
 from tasks.check_data.verify import verify, verify_file
 
+MASK_SPLITS = {"cityscapes": ("train", "val"), "ade20k": ("training", "validation")}
+MASKS = {"cityscapes": "gtFine/{}/*/*_labelIds.png", "ade20k": "annotations/{}/*.png"}
+IMAGES = {"cityscapes": "leftImg8bit/{}/*/*.png", "ade20k": "images/{}/*.jpg"}
 WNIDS = ["n01440764", "n01443537", "n01484850"]
 
 
@@ -27,6 +31,11 @@ def write(path, seed, mode="RGB", size=(12, 9), **options):
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(noise).convert(mode).save(path, **options)
     return path
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def here(monkeypatch):
     def in_process(tree, workers, advance=lambda count: None):
         for number, part in enumerate(tree.parts):
             for row in range(len(part.files)):
-                yield number, row, verify_file(str(part.files.path(row)))
+                yield number, row, verify_file(str(part.files.path(row)), part.fault)
 
     monkeypatch.setattr("tasks.check_data.__main__.verify", in_process)
 
@@ -130,7 +139,7 @@ def test_duplicates_within_a_class_across_classes_and_across_splits(root, here):
 
 
 def faults(root):
-    return TREES["imagenet"](root).problems
+    return tree_of("imagenet", root).problems
 
 
 def test_faults_of_the_layout(root, here):
@@ -152,7 +161,7 @@ def test_missing_and_flat_splits(root):
     assert len(faults(root)) == 1 and f"expected a folder for each class in {root / 'val'}" in faults(root)[0]
     shutil.rmtree(root / "val")
     assert len(faults(root)) == 1 and f"{root / 'val'}, which does not exist" in faults(root)[0]
-    assert [part.split for part in TREES["imagenet"](root).parts] == ["train"]
+    assert [part.split for part in tree_of("imagenet", root).parts] == ["train"]
 
 
 def test_list_files(root, here):
@@ -182,6 +191,56 @@ def test_folders_with_and_without_splits(root, here, tmp_path):
     (tmp_path / "bare").mkdir()
     code, report = here("folder", tmp_path / "bare")
     assert code == 1 and report["files"] == 0
+
+
+@pytest.mark.parametrize(("data", "build"), [("cityscapes", cityscapes_tree), ("ade20k", ade20k_tree)])
+def test_images_and_masks(here, tmp_path, data, build):
+    place = build(tmp_path / "pairs", odd=True)
+    code, report = here(data, place)
+    assert code == 0 and report["problems"] == report["broken"] == []
+    assert report["counts"] == {
+        "train": {"images with a mask": 3},
+        "val": {"images with a mask": 2},
+    }
+    masks, images = MASKS[data], IMAGES[data]
+    wrong, unknown, broken = (sorted(place.glob(masks.format(MASK_SPLITS[data][0])))[i] for i in range(3))
+    height, width = pixels_of(wrong).shape
+    save(wrong, pixels_of(wrong)[:-1])
+    ids = pixels_of(unknown)
+    ids[0, :2] = 200
+    save(unknown, ids)
+    broken.write_bytes(b"no image")
+    first, second = (sorted(place.glob(kind.format(MASK_SPLITS[data][1])))[0] for kind in (masks, images))
+    first.unlink()
+    code, report = here(data, place)
+    assert code == 1 and report["problems"] == [f"{second}: has no mask"]
+    reasons = [one["reason"] for one in report["broken"]]
+    places = zip((wrong, unknown, broken), reasons, strict=True)
+    assert all(reason.startswith(str(mask)) for mask, reason in places)
+    assert f"expected {width} × {height} (width × height) as" in reasons[0]
+    assert "as ids, got 200 at 2 of" in reasons[1] and "no image of a known format" in reasons[2]
+
+
+@pytest.mark.parametrize(("data", "build"), [("cityscapes", cityscapes_tree), ("ade20k", ade20k_tree)])
+def test_an_empty_and_a_missing_split(here, tmp_path, data, build):
+    place = build(tmp_path / "pairs")
+    for image in place.glob(IMAGES[data].format(MASK_SPLITS[data][0])):
+        image.unlink()
+    shutil.rmtree(place / MASKS[data].format(MASK_SPLITS[data][1]).partition("/*")[0])
+    code, report = here(data, place)
+    assert code == 1 and report["files"] == 0
+    empty, missing = report["problems"]
+    assert "expected images *" in empty and empty.endswith("got none")
+    assert missing.startswith("data.root: expected a folder ") and missing.endswith("which does not exist")
+
+
+def test_masks_are_checked_by_workers_too(tmp_path):
+    place = cityscapes_tree(tmp_path / "pairs", train=2, val=1)
+    mask = sorted(place.glob(MASKS["cityscapes"].format("train")))[0]
+    mask.write_bytes(b"no image")
+    tree = tree_of("cityscapes", place)
+    reasons = {(part, row): verdict.reason for part, row, verdict in verify(tree, 1)}
+    assert reasons == {(0, 0): f"{mask}: no image of a known format", (0, 1): "", (1, 0): ""}
 
 
 def test_text_and_csv_say_the_same(root, here):
@@ -218,7 +277,7 @@ def test_workers_give_what_one_process_gives(root, monkeypatch):
         verify_module, "_CHUNK", 2
     )  # more chunks than wait at once: 5 and 3 of the two splits
     (root / "val" / WNIDS[2] / "broken.JPEG").write_text("no image")
-    tree = TREES["imagenet"](root)
+    tree = tree_of("imagenet", root)
     done = []
     verdicts = {(part, index): verdict for part, index, verdict in verify(tree, 1, done.append)}
     assert sum(done) == len(tree) == 16
@@ -236,7 +295,10 @@ def test_workers_give_what_one_process_gives(root, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["imagnet", "."], "data: expected one of imagenet, folder, got 'imagnet' (did you mean imagenet?)"),
+        (
+            ["imagnet", "."],
+            "data: expected one of imagenet, folder, cityscapes, ade20k, webvision, got 'imagnet' (did",
+        ),
         (["imagenet"], "the following arguments are required: root"),
         (["imagenet", "no/such"], "root: expected a folder, got 'no/such'"),
         (["imagenet", ".", "--workers", "0"], "--workers: expected a positive number, got 0"),

@@ -20,6 +20,8 @@ from tasks.classification.inputs import Inputs
 from tasks.errors import UserError
 from tasks.models import build_network
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["tench", "müller's owl", "<b>shark</b>"]
 INPUTS = Inputs(NAMES, [0.5, 0.4, 0.3], [0.25, 0.2, 0.1], [20], [16, 16], "bilinear")
 METRICS = """epoch,step,test/top1,train/loss,val/loss,val/top1
@@ -283,6 +285,7 @@ def test_an_onnx_export_computes_the_logits_for_any_batch_size(run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # writing the graph of a ResNet-50 takes minutes on a busy machine
 @pytest.mark.parametrize(
     ("name", "norm"),
     [

@@ -1,4 +1,4 @@
-"""Unreadable images: replaced, listed once over all processes and epochs, and an error when they are many."""
+"""Unreadable images: replaced in training and listed once; an error in evaluation, or when they are many."""
 
 import fcntl
 import multiprocessing
@@ -163,8 +163,12 @@ def test_processes_write_one_after_the_other(tmp_path):
     assert sorted(paths_in(log)) == sorted(f"{number}.jpg" for number in range(80))
 
 
-def test_predictions_stop_at_too_many_broken_ones(tree, tmp_path):
-    break_file(sorted((tree / "val").glob("*/*"))[1], "truncated")
-    data = imagenet(tree, tmp_path / "log", max_unreadable=0.001)
-    with pytest.raises(UserError, match=r"in predict: 1 of 6, .*_00000002\.JPEG"):
-        list(data.predict_dataloader())
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["val", "test", "predict"])
+def test_an_evaluation_ends_at_the_first(tree, tmp_path, split, workers):
+    break_file(sorted((tree / "val").glob("*/*"))[1], "text")
+    data = imagenet(tree, tmp_path / "log", max_unreadable=0.9, num_workers=workers)
+    told = rf"^unreadable image in {split}: .*_00000002\.JPEG \(no image of a known format\): "
+    with pytest.raises(UserError, match=told) as caught:
+        list(getattr(data, f"{split}_dataloader")())
+    assert "\n" not in str(caught.value)

@@ -8,10 +8,10 @@ import torch
 from task_paths import DIGITS
 from torch.utils.data import DataLoader
 
-from tasks.classification.data import stratified_split
 from tasks.classification.digits import DigitsDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.data import EpochSampler, EvaluationSampler, SeededDataset, seed_for
+from tasks.splits import stratified_split
 
 
 @pytest.fixture(scope="module")

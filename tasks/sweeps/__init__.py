@@ -1,0 +1,1 @@
+"""Sweeps: checked without a server, run on this machine with Optuna or by W&B's agents."""

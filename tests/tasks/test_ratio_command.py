@@ -1,0 +1,125 @@
+"""`python -m tasks.ratios` on tiny runs: the table, the numbers, the page in a browser, bad input."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from browser import Browser, needs_browser
+
+from exemplar_norm import NORMS, record_ratios
+from tasks.classification import load_classifier
+from tasks.classification.digits import DigitsDataModule
+from tasks.ratios.__main__ import main
+from tasks.ratios.constant import held_at
+from tasks.ratios.space import ratio_space
+from tasks.report.ratio_section import ratio_sections
+
+pytestmark = pytest.mark.slow
+
+LAYERS, K, SAMPLES = 17, 3, 270
+
+
+@pytest.fixture
+def run(fit, runs, capsys):
+    """run(norm) → folder of a run of one short epoch."""
+
+    def make(norm):
+        outcome = fit("--name", norm, "--model.norm", norm, "--trainer.max_epochs", "1")
+        assert outcome.code == 0, outcome.err
+        return runs / norm
+
+    return make
+
+
+def test_table_numbers_and_page(run, tmp_path, capsys):
+    folder = run("en")
+    main(["--ckpt", str(folder), "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "predictions kept" in out and "spread" in out
+    table = pq.read_table(tmp_path / "out" / "ratios.parquet").to_pydict()
+    assert list(table) == ["sample", "class", "layer", "normalizer", "ratio"]
+    data = DigitsDataModule(image_size=16, batch_size=64)
+    data.setup("fit")
+    network, rows = load_classifier(folder).network, []
+    for images, labels, indices in data.val_dataloader():
+        with record_ratios(network) as ratios, torch.no_grad():
+            network(images)
+        for place, (label, index) in enumerate(zip(labels.tolist(), indices.tolist(), strict=True)):
+            for name, ratio in ratios.items():
+                for key, value in zip(("in", "ln", "bn"), ratio[place].tolist(), strict=True):
+                    rows.append((data.sample_name("val", index), str(label), name, key, value))
+    assert len(rows) == SAMPLES * LAYERS * K
+    assert [*zip(*(table[name] for name in list(table)[:4]), strict=True)] == [row[:4] for row in rows]
+    # Batches of other sizes: float32 rounding.
+    assert table["ratio"] == pytest.approx([row[4] for row in rows], abs=1e-6)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "could not be drawn" not in page and "Is λ one per sample?" in page
+    assert {"heat.png", "heat.svg", "space-classes.png", "atypical.png"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert [section.title for section in ratio_sections(folder)] == ["Ratios of the normalizers"]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_comparison_opens_in_a_browser(run, tmp_path):
+    folders = [str(run(norm)) for norm in ("en", "sn")]
+    output = tmp_path / "compared"
+    main(["--ckpt", *folders, "--limit", "60", "--output", str(output)])
+    assert pq.read_metadata(output / "ratios-en.parquet").num_rows == 54 * LAYERS * K  # every fifth of 270
+    browser = Browser(tmp_path / "profile")
+    try:
+        for width in (1280, 400):
+            assert browser.open(output / "index.html", width) == []
+            assert browser.problems == []
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
+            assert browser.evaluate("document.querySelectorAll('.failed').length") == 0
+            assert browser.evaluate("document.querySelectorAll('svg').length") > 15
+    finally:
+        browser.close()
+
+
+def error_of(capsys, *args):
+    with pytest.raises(SystemExit) as stop:
+        main([str(arg) for arg in args])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bad_input_is_one_line(run, tmp_path, capsys):
+    assert "holds none" in error_of(capsys, "--ckpt", tmp_path / "nowhere")
+    assert "unknown option --splt" in error_of(capsys, "--ckpt", tmp_path, "--splt", "val")
+    folder = run("bn")
+    assert "expected EN, SN or SSN layers, got norm bn" in error_of(capsys, "--ckpt", folder)
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes((folder / "checkpoints" / "last.ckpt").read_bytes())
+    assert "lies in no run folder" in error_of(capsys, "--ckpt", alone)
+
+
+def test_ratios_are_held_where_they_are_said_to_be():
+    layer = NORMS["en"](4, normalizers=("in", "bn"), reduction=2).eval()
+    torch.nn.init.normal_(layer.gate.fc2.weight)
+    net, x = torch.nn.Sequential(layer), torch.randn(5, 4, 3, 3)
+    with held_at(net, {"0": torch.tensor([0.25, 0.75], dtype=torch.float64)}):
+        held = net(x)
+    # In evaluation bn has mean 0 and variance 1; biased variances as in the layer's definition.
+    mean, var = x.double().mean((2, 3), True), x.double().var((2, 3), correction=0, keepdim=True)
+    expected = 0.25 * (x - mean) / (var + 1e-5).sqrt() + 0.75 * x.double() / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(held.double(), expected, atol=1e-5, rtol=0)  # float32
+    assert not layer.gate._forward_hooks and not torch.allclose(net(x), held)
+
+
+def test_samples_fall_into_the_groups_that_were_planted():
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 20)
+    centres = generator.uniform(size=(6, 9))
+    vectors = (centres[labels] + 0.001 * generator.normal(size=(120, 9))).astype(np.float32)
+    vectors[17] += 5
+    space = ratio_space(np.delete(vectors, 17, 0), np.delete(labels, 17))
+    assert space.information == pytest.approx(1) and space.same_class[0] == 1
+    # 5 classes of 20 and one of 19: Σ n (n − 1) / (N (N − 1)).
+    assert space.same_class[1] == pytest.approx((5 * 20 * 19 + 19 * 18) / (119 * 118))
+    for centre, others in zip(space.centres, space.neighbours, strict=True):
+        assert len(set(space.cluster[[centre, *others]])) == 1 and centre not in others
+    assert ratio_space(vectors, None).atypical[0] == 17
+    assert ratio_space(np.full((9, 4), 0.25, np.float32), None) is None
