@@ -70,7 +70,7 @@ class ResilientWandb(WandbLogger):
 
     @forgiving
     def log_dataset(self, name: str, fingerprint: Mapping[str, Any]) -> None:
-        """Name the data set that the run uses as an artifact: equal data is the same version of it."""
+        """Name the data set of the run as an artifact: equal data is the same version of it."""
         if self._offline:
             return
         import json
@@ -80,7 +80,8 @@ class ResilientWandb(WandbLogger):
         artifact = wandb.Artifact(name, type="dataset", metadata=dict(fingerprint))
         with artifact.new_file("fingerprint.json", mode="w") as file:
             json.dump(fingerprint, file, indent=2, sort_keys=True)
-        self.experiment.use_artifact(artifact)
+        # Not use_artifact, which waits for the server.
+        self.experiment.log_artifact(artifact)
 
     @forgiving
     def log_checkpoints(self, folder: RunFolder, metadata: Mapping[str, Any]) -> None:
