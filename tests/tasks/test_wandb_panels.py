@@ -145,7 +145,7 @@ def test_checkpoints_and_data_become_artifacts_when_online(tmp_path, monkeypatch
     if offline:
         assert not experiment.logged and not experiment.used
         return
-    (checkpoints,), (data,) = experiment.logged, experiment.used
+    data, checkpoints = experiment.logged
     assert (checkpoints.type, checkpoints.name) == ("model", "checkpoints-abc")
     assert {name: entry.size for name, entry in checkpoints.manifest.entries.items()} == {
         "best.ckpt": 4,
@@ -157,7 +157,7 @@ def test_checkpoints_and_data_become_artifacts_when_online(tmp_path, monkeypatch
     assert json.loads(open(stored).read()) == {"train": {"samples": 3}}
     again = ResilientWandb(experiment=Experiment(), save_dir=tmp_path, offline=False)
     again.log_dataset("digits", {"train": {"samples": 3}})
-    assert again.experiment.used[0].digest == data.digest
+    assert again.experiment.logged[0].digest == data.digest
 
 
 def test_a_failure_of_wandb_is_told_once_and_stops_nothing(tmp_path):
