@@ -16,12 +16,12 @@ pytest.importorskip("optuna")
 
 from tasks.sweeps import local
 
+pytestmark = pytest.mark.slow
+
 # val/top1 after epoch e is 1 − |lr − 0.3| − 1/e, so the best rate is 0.3; a rate above 0.9 breaks.
 TASK = """#!{python}
 import sys, time
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 
 options = dict(arg.split("=", 1) for arg in sys.argv if arg.startswith("--") and "=" in arg)
 after = dict(zip(sys.argv, sys.argv[1:]))
