@@ -17,6 +17,7 @@ DATA ?=
 ROOT ?=
 SWEEP ?=
 COUNT ?=
+RUN ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -90,8 +91,8 @@ sweep-seg: $(READY)  ## the same for segmentation
 	@$(BIN)/python -m tasks.sweeps wandb $(or $(SWEEP),conf/sweep/segmentation.yaml) $(RUNS_IN_SWEEP)
 
 .PHONY: wandb-sync
-wandb-sync: $(READY)  ## upload the runs that were recorded offline
-	@find runs -type d -path '*/wandb/offline-run-*' -prune -exec $(BIN)/wandb sync {} +
+wandb-sync: $(READY)  ## upload the runs that were recorded offline (RUN=runs/… one of them)
+	@find $(or $(RUN),runs) -type d -path '*/wandb/offline-run-*' -prune -exec $(BIN)/wandb sync {} +
 
 .PHONY: notebooks
 notebooks: $(READY)  ## run the notebooks
@@ -99,12 +100,15 @@ notebooks: $(READY)  ## run the notebooks
 	    echo "$$notebook"; $(BIN)/jupyter nbconvert --to notebook --execute --stdout --log-level WARN "$$notebook" > /dev/null || exit 1; \
 	done
 
+# A file's tests stay together: they share what is costly to make.
+ON_ALL_CORES = -n auto --dist loadfile
+
 .PHONY: test test-all
 test: $(READY)  ## run the test suite without its long checks
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(ON_ALL_CORES) $(ARGS)
 
 test-all: $(READY)  ## run the whole test suite, long checks included
-	@$(BIN)/python -m pytest -m '' $(ARGS)
+	@$(BIN)/python -m pytest -m '' $(ON_ALL_CORES) $(ARGS)
 
 .PHONY: lint
 lint: $(READY)  ## ruff and mypy

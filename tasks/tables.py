@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from tasks.whole_file import whole_file
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file under another name, then rename it."""
-    # A name of its own for each writer: two at once would write into one file.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        # Names of files need not be UTF-8.
-        with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            os.fchmod(file.fileno(), 0o644)
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise
+    # Names of files need not be UTF-8.
+    with whole_file(path, newline="", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def write_predictions(path: Path, rows: Iterable[tuple[str, str, float, str]]) -> None:

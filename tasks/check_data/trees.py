@@ -6,7 +6,7 @@ and goes on, where the data modules stop at the first fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.errors import UserError
-from tasks.file_list import FileList, walk
+from tasks.file_list import FileList
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def _lists(root: Path) -> Tree:
 
 def _folders(root: Path, splits: list[str]) -> Tree:
     """The files of class folders in the folder of each split; "." is the root itself."""
-    from tasks.classification.folders import class_folders, same_classes
+    from tasks.classification.folders import class_folders, list_classes, same_classes
 
     tree = Tree()
     for split in splits:
@@ -115,7 +115,8 @@ def _folders(root: Path, splits: list[str]) -> Tree:
         except UserError as error:
             tree.problems.append(str(error))
             continue
-        tree.parts.append(_part(root / split, "all" if split == "." else split, classes))
+        files = list_classes(root / split, classes)
+        tree.parts.append(Part("all" if split == "." else split, files, classes))
     for left, right in pairwise(tree.parts):
         try:
             same_classes(set(left.classes), set(right.classes), (left.split, right.split), root)
@@ -125,19 +126,3 @@ def _folders(root: Path, splits: list[str]) -> Tree:
         empty = [name for name, count in part.counts().items() if not count]
         tree.problems += [f"{part.files.root / name}: expected images, got none" for name in empty]
     return tree
-
-
-def _part(place: Path, split: str, classes: list[str]) -> Part:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    counts: list[int] = []
-
-    def names() -> Iterator[str]:
-        for name in classes:
-            files = walk(place / name, IMG_EXTENSIONS)
-            counts.append(len(files))
-            yield from (f"{name}/{file}" for file in files)
-
-    files = FileList.of(place, names(), np.empty(0, np.int64))
-    labels = np.repeat(np.arange(len(classes)), counts)
-    return Part(split, FileList(place, files.packed, files.ends, labels), classes)

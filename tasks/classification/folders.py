@@ -202,11 +202,21 @@ def same_classes(left: set[str], right: set[str], splits: tuple[str, str], root:
 
 
 def scan(folder: Path, classes: Sequence[str]) -> FileList:
-    """Files of every class below a folder; the label is the position of the class.
+    """What `list_classes` finds, with an image of every class.
 
     Raises:
         UserError: A class has no image.
     """
+    files = list_classes(folder, classes)
+    counts = np.bincount(files.labels, minlength=len(classes))
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty:
+        raise UserError(f"data.root: expected images for every class of {folder}, got none for {_few(empty)}")
+    return files
+
+
+def list_classes(folder: Path, classes: Sequence[str]) -> FileList:
+    """Files of every class below a folder; the label is the position of the class."""
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda name: walk(folder / name, IMG_EXTENSIONS), classes)
         counts: list[int] = []
@@ -217,9 +227,6 @@ def scan(folder: Path, classes: Sequence[str]) -> FileList:
                 yield from (f"{name}/{file}" for file in files)
 
         listed = FileList.of(folder, names(), np.empty(0, np.int64))
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty:
-        raise UserError(f"data.root: expected images for every class of {folder}, got none for {_few(empty)}")
     labels = np.repeat(np.arange(len(classes)), counts)
     return FileList(folder, listed.packed, listed.ends, labels)
 

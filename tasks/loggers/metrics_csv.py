@@ -11,6 +11,7 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_only
 
 from tasks.loggers.forgiving import forgiving
+from tasks.whole_file import whole_file
 
 
 class MetricsCSV(CSVLogger):
@@ -57,9 +58,7 @@ class _AppendingWriter(ExperimentWriter):
             # A process killed while it wrote leaves a last row without its later columns.
             rows = [row for row in reader if row["step"] and int(row["step"]) < self._resumed_step]
             self.metrics_keys = list(reader.fieldnames or [])
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with whole_file(path, newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(path)

@@ -12,6 +12,7 @@ import yaml
 
 from tasks.report.environment import peak_gpu_memory, peak_memory
 from tasks.report.metrics import TEST, Curve, read_metrics
+from tasks.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -107,9 +108,8 @@ def collect_facts(
 
 def write_summary(folder: Path, facts: RunFacts) -> None:
     """Write `summary.json`."""
-    temporary = folder / f".{SUMMARY}.tmp"
-    temporary.write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / SUMMARY)
+    with whole_file(folder / SUMMARY) as file:
+        file.write(json.dumps(asdict(facts), indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> RunFacts | None:

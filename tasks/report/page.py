@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from tasks.errors import one_line
+from tasks.whole_file import whole_file
 
 _ROOM = Path(__file__).parent
 
@@ -144,10 +145,9 @@ def write_page(
         script: Inline script.
     """
     text = _page(title, sections, lead, script)
-    temporary = path.with_name(f".{path.name}.tmp")
     # File names need not be Unicode.
-    temporary.write_text(text, encoding="utf-8", errors="replace")
-    temporary.replace(path)
+    with whole_file(path, errors="replace") as file:
+        file.write(text)
 
 
 def _page(title: str, sections: Sequence[Section], lead: object, script: str) -> str:

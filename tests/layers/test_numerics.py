@@ -207,10 +207,11 @@ def test_one_value_per_channel(kind, shape, dtype, training, name):
         got, got_grads = layer_gradients(layer, x, upstream)
     assert got.isfinite().all()
     assert all(g.isfinite().all() for g in got_grads.values())
-    # float32 noise on 6 values; bfloat16 rounds the results to 4e-3.
-    tol = 1e-4 if dtype == torch.float32 else 4e-3
+    # float32 noise on 6 values; bfloat16 rounds the results to 4e-3, and Triton's interpreter cuts them.
+    low = 8e-3 if name == "triton" else 4e-3
+    tol = 1e-4 if dtype == torch.float32 else low
     torch.testing.assert_close(got.double(), want, rtol=tol, atol=tol)
-    assert_same_gradients(got_grads, want_grads, 1e-3 if dtype == torch.float32 else 4e-3)
+    assert_same_gradients(got_grads, want_grads, 1e-3 if dtype == torch.float32 else low)
 
 
 @FORMATS

@@ -1,11 +1,13 @@
 """Run a task's command line in this process, on a shrunken copy of the digits configuration."""
 
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from image_trees import imagenet_tree
 from task_paths import DIGITS
 
 SMALL = """
@@ -132,3 +134,14 @@ def seg_parser(parser_of):
     from tasks.segmentation.module import SegmentationModule
 
     return parser_of("segmentation", SegmentationModule, DATASETS)
+
+
+@pytest.fixture(scope="session")
+def original_tree(tmp_path_factory):
+    return imagenet_tree(tmp_path_factory.mktemp("trees") / "imagenet", classes=3, train=3, val=2)
+
+
+@pytest.fixture
+def tree(original_tree, tmp_path):
+    """A small tree in ImageNet's layout, for the test to change."""
+    return shutil.copytree(original_tree, tmp_path / "imagenet")

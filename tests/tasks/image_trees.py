@@ -49,6 +49,15 @@ def imagenet_tree(root, classes=4, train=12, val=4, seed=0, size=None):
     return root
 
 
+def imagenet(root, **options):
+    """The data module of a tree, ready for training."""
+    from tasks.classification.imagenet import ImageNetDataModule
+
+    data = ImageNetDataModule(str(root), num_workers=0, **options)
+    data.setup("fit")
+    return data
+
+
 def write_meta(root):
     """`meta.bin` as torchvision's ImageNet writes it."""
     names = {wnid: (name, f"another {name}") for wnid, name in zip(WNIDS, NAMES, strict=True)}

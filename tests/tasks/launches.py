@@ -11,6 +11,8 @@ from pathlib import Path
 from task_paths import REPOSITORY
 
 LAUNCHERS = ("TORCHELASTIC", "SLURM_", "PET_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
+PATIENCE = 900
+"""Seconds after which something that is waited for counts as hung; a busy machine is many times slower."""
 
 
 def free_port():
@@ -45,7 +47,7 @@ class Process:
     def text(self):
         return self.log.read_text()
 
-    def wait_for(self, told, seconds=240):
+    def wait_for(self, told, seconds=PATIENCE):
         """Wait until the output has `told`, or `told()` is true."""
         deadline = time.monotonic() + seconds
         while not (told() if callable(told) else told in self.text):
@@ -53,7 +55,7 @@ class Process:
             assert time.monotonic() < deadline, self.text
             time.sleep(0.05)
 
-    def finish(self, seconds=280):
+    def finish(self, seconds=PATIENCE):
         """The exit code."""
         try:
             return self.popen.wait(timeout=seconds)
@@ -65,20 +67,64 @@ class Process:
     def workers(self):
         """The processes that train, by the rank on their machine."""
         found = {}
-        children = f"/proc/{self.popen.pid}/task/{self.popen.pid}/children"
-        for pid in map(int, Path(children).read_text().split()):
-            parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            variables = dict(part.split(b"=", 1) for part in parts if b"=" in part)
-            if b"LOCAL_RANK" in variables:
-                found[int(variables[b"LOCAL_RANK"])] = pid
+        for pid in children(self.popen.pid):
+            rank = variables_of(pid).get("LOCAL_RANK")
+            if rank is not None:
+                found[int(rank)] = pid
         return found
 
     def kill(self):
         """kill -9 the agent and its processes, as when a machine is switched off."""
         pids = [] if self.popen.poll() is not None else list(self.workers().values())
-        for kill, pid in [(os.killpg, self.popen.pid), *((os.kill, pid) for pid in pids)]:
+        for kill, pid in [(os.killpg, self.popen.pid), *((os.killpg, pid) for pid in pids)]:
             try:
                 kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.popen.wait()
+
+
+def children(pid):
+    """The processes that a process started and that have not ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return []
+
+
+def variables_of(pid):
+    """The environment that a process was started with."""
+    try:
+        parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return dict(os.fsdecode(part).split("=", 1) for part in parts if b"=" in part)
+
+
+def torchrun(nodes, job, log):
+    """torchrun's agents of so many machines on loopback, one process on each, machine 0 first."""
+    port = free_port()
+    common = [f"--nnodes={nodes}", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    return [
+        Process(
+            ["torch.distributed.run", *common, f"--node-rank={rank}", *job],
+            log.with_name(f"{log.name}-{rank}.log"),
+            PYTHONPATH=REPOSITORY,
+        )
+        for rank in range(nodes)
+    ]
+
+
+def finish_all(processes):
+    """Wait until all have ended well; the first that has not ends the others."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while any(process.popen.poll() is None for process in processes):
+            for process in processes:
+                assert process.popen.poll() in (None, 0), process.text
+            assert time.monotonic() < deadline, "".join(process.text for process in processes)
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.popen.returncode == 0 for process in processes), processes[0].text

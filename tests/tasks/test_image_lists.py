@@ -6,28 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from image_trees import WNIDS, imagenet_tree, refused, write_lists
+from image_trees import WNIDS, imagenet, refused, write_lists
 from torchvision.datasets import ImageFolder
 
 from tasks.classification.folders import ImageFolderDataModule
-from tasks.classification.imagenet import ImageNetDataModule
 from tasks.file_list import FileList
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return imagenet_tree(tmp_path_factory.mktemp("trees") / "imagenet", classes=3, train=3, val=2)
-
-
-@pytest.fixture
-def tree(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "imagenet")
-
-
-def imagenet(root, **options):
-    data = ImageNetDataModule(str(root), num_workers=0, **options)
-    data.setup("fit")
-    return data
 
 
 def names_of(data, split):

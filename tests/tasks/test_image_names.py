@@ -1,29 +1,9 @@
 """Names of classes from meta.bin, a names file or torchvision."""
 
 import os
-import shutil
 
-import pytest
 import torch
-from image_trees import NAMES, WNIDS, imagenet_tree, refused, write_meta
-
-from tasks.classification.imagenet import ImageNetDataModule
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return imagenet_tree(tmp_path_factory.mktemp("trees") / "imagenet", classes=3, train=3, val=2)
-
-
-@pytest.fixture
-def tree(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "imagenet")
-
-
-def imagenet(root, **options):
-    data = ImageNetDataModule(str(root), num_workers=0, **options)
-    data.setup("fit")
-    return data
+from image_trees import NAMES, WNIDS, imagenet, refused, write_meta
 
 
 def test_names_come_from_meta_bin_and_from_a_names_file(tree, tmp_path):

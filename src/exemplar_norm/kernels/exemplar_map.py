@@ -85,17 +85,20 @@ class _ExemplarMap(torch.autograd.Function):
         ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_own_ratio: Tensor | None
     ) -> tuple[Any, ...]:
         refuse_double_backward()
+        # Once only: a recomputed activation is unpacked a single time.
+        saved = ctx.saved_tensors
         # backward() may be called inside of an autocast block, whose products would be of low precision.
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-            return _map_backward(ctx, d_scale, d_shift, d_own_ratio)
+        with torch.autocast(saved[0].device.type, enabled=False):
+            return _map_backward(saved, ctx.settings, d_scale, d_shift, d_own_ratio)
 
 
 def _map_backward(
-    ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_own_ratio: Tensor | None
-) -> tuple[Any, ...]:
+    saved: tuple[Tensor, ...], settings: MapSettings,
+    d_scale: Tensor | None, d_shift: Tensor | None, d_own_ratio: Tensor | None,
+) -> tuple[Any, ...]:  # fmt: skip
     """Gradients of the map's inputs and parameters, in the order of its arguments."""
-    mean, var, mu, normed, rstd, z, correlations, hidden, ratio, *values = ctx.saved_tensors
-    p, settings = MapParameters(*values), ctx.settings
+    mean, var, mu, normed, rstd, z, correlations, hidden, ratio, *values = saved
+    p = MapParameters(*values)
     d_scale, d_shift = (torch.zeros_like(mean) if d is None else d for d in (d_scale, d_shift))
     # Of γ λ: what reaches A through 1/σ, and B through x̂.
     to_scale = d_scale * rstd

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from exemplar_norm.kernels.map_tiles import standardise
+from exemplar_norm.kernels.map_tiles import gate_tile, standardise
 
 
 @triton.jit
@@ -63,15 +63,9 @@ def mix_backward_kernel(
     outputs = C // R
     d_ratio = tl.zeros((KP,), tl.float32)
     for first in range(0, outputs, X):
-        g = first + tl.arange(0, X)[None, :, None]
-        r = tl.arange(0, RP)[None, None, :]
-        inside = (g < outputs) & (r < R)
-        c = g * R + r
-        m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-        v = tl.load(var + n * C + c, mask=inside, other=0.0)
-        offset, rstd = standardise(
-            n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
-            K, IN, LN, GN, BN,
+        inside, c, v, offset, rstd = gate_tile(
+            n, k, first, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps, R,
+            K, IN, LN, GN, BN, RP, X,
         )  # fmt: skip
         da = tl.load(d_scale + n * C + c, mask=inside, other=0.0)
         db = tl.load(d_shift + n * C + c, mask=inside, other=0.0)
@@ -103,15 +97,9 @@ def mix_backward_kernel(
     sum_mean = 0.0
     sum_var = 0.0
     for first in range(0, outputs, X):
-        g = first + tl.arange(0, X)[None, :, None]
-        r = tl.arange(0, RP)[None, None, :]
-        inside = (g < outputs) & (r < R)
-        c = g * R + r
-        m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-        v = tl.load(var + n * C + c, mask=inside, other=0.0)
-        offset, rstd = standardise(
-            n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
-            K, IN, LN, GN, BN,
+        inside, c, v, offset, rstd = gate_tile(
+            n, k, first, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps, R,
+            K, IN, LN, GN, BN, RP, X,
         )  # fmt: skip
         z = tl.sum(offset * rstd * tl.load(conv + c, mask=inside, other=0.0), 2)
         own_z = tl.sum(symmetric[:, :, None] * z[None, :, :], 1)

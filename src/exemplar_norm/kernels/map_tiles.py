@@ -125,6 +125,26 @@ def standardise(
 
 
 @triton.jit
+def gate_tile(
+    n, k, first, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps, R,
+    K: tl.constexpr, IN: tl.constexpr, LN: tl.constexpr, GN: tl.constexpr, BN: tl.constexpr,
+    RP: tl.constexpr, X: tl.constexpr,
+):  # fmt: skip
+    """X of the gate's channel groups from `first` on: (inside, c, v, m − μ_k, 1 / sqrt(σ²_k + ε))."""
+    g = first + tl.arange(0, X)[None, :, None]
+    r = tl.arange(0, RP)[None, None, :]
+    inside = (g < C // R) & (r < R)
+    c = g * R + r
+    m = tl.load(mean + n * C + c, mask=inside, other=0.0)
+    v = tl.load(var + n * C + c, mask=inside, other=0.0)
+    offset, rstd = standardise(
+        n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
+        K, IN, LN, GN, BN,
+    )  # fmt: skip
+    return inside, c, v, offset, rstd
+
+
+@triton.jit
 def mix_kernel(
     mean, var, set_mean, set_var, batch_mean, batch_var,
     weight, bias, conv, fc1_weight, fc1_bias, fc2_weight, fc2_bias,
@@ -138,15 +158,9 @@ def mix_kernel(
     outputs = C // R
     correlation = tl.zeros((KP, KP), tl.float32)
     for first in range(0, outputs, X):
-        g = first + tl.arange(0, X)[None, :, None]
-        r = tl.arange(0, RP)[None, None, :]
-        inside = (g < outputs) & (r < R)
-        c = g * R + r
-        m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-        v = tl.load(var + n * C + c, mask=inside, other=0.0)
-        offset, rstd = standardise(
-            n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
-            K, IN, LN, GN, BN,
+        inside, c, v, offset, rstd = gate_tile(
+            n, k, first, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps, R,
+            K, IN, LN, GN, BN, RP, X,
         )  # fmt: skip
         z = tl.sum(offset * rstd * tl.load(conv + c, mask=inside, other=0.0), 2)
         correlation += tl.sum(z[:, None, :] * z[None, :, :], 2)
@@ -178,19 +192,13 @@ def mix_kernel(
     tl.store(ratio + n * K + row, own_ratio, mask=row < K)
 
     for first in range(0, outputs, X):
-        g = first + tl.arange(0, X)[None, :, None]
-        r = tl.arange(0, RP)[None, None, :]
-        inside = (g < outputs) & (r < R)
-        c = g * R + r
-        m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-        v = tl.load(var + n * C + c, mask=inside, other=0.0)
-        offset, rstd = standardise(
-            n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
-            K, IN, LN, GN, BN,
+        inside, c, v, offset, rstd = gate_tile(
+            n, k, first, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps, R,
+            K, IN, LN, GN, BN, RP, X,
         )  # fmt: skip
         of_k = inside & (k < K)
         mixed = rstd * own_ratio[:, None, None] * tl.load(weight + k * C + c, mask=of_k, other=0.0)
         b = tl.sum(mixed * offset + tl.load(bias + k * C + c, mask=of_k, other=0.0), 0)
-        at = n * C + g * R + r
+        at = n * C + c
         tl.store(scale + at, tl.sum(mixed, 0)[None, :, :], mask=inside)
         tl.store(shift + at, b[None, :, :], mask=inside)

@@ -85,17 +85,24 @@ def combine_moments_kernel(
 
 
 @triton.jit
-def affine_kernel(
-    x, residual, y, mean, scale, shift, C, S, stride_n, stride_c, stride_s,
-    RESIDUAL: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, POS: tl.constexpr,
-):  # fmt: skip
-    """Y = A ⊙ (X − m) + B, with a residual added and a ReLU applied where asked for."""
+def tile(C, S, stride_n, stride_c, stride_s, ROWS: tl.constexpr, POS: tl.constexpr):
+    """This program's tile (ROWS, POS): where it lies, what of it is inside; its channels and rows (ROWS)."""
     blocks = tl.cdiv(S, POS)
     pid = tl.program_id(0)
     start, c, row = tile_start(pid // blocks, C, stride_n, stride_c, ROWS)
     s = (pid % blocks) * POS + tl.arange(0, POS)
     mask = (c < C)[:, None] & (s < S)[None, :]
     at = start + tl.arange(0, ROWS)[:, None] * stride_c + s[None, :] * stride_s
+    return at, mask, c, row
+
+
+@triton.jit
+def affine_kernel(
+    x, residual, y, mean, scale, shift, C, S, stride_n, stride_c, stride_s,
+    RESIDUAL: tl.constexpr, RELU: tl.constexpr, ROWS: tl.constexpr, POS: tl.constexpr,
+):  # fmt: skip
+    """Y = A ⊙ (X − m) + B, with a residual added and a ReLU applied where asked for."""
+    at, mask, c, row = tile(C, S, stride_n, stride_c, stride_s, ROWS, POS)
     m = tl.load(mean + row, mask=c < C, other=0.0)[:, None]
     a = tl.load(scale + row, mask=c < C, other=0.0)[:, None]
     b = tl.load(shift + row, mask=c < C, other=0.0)[:, None]
@@ -170,12 +177,7 @@ def input_grad_kernel(
     ROWS: tl.constexpr, POS: tl.constexpr,
 ):  # fmt: skip
     """DX = A ⊙ dY + slope ⊙ (X − m) + offset."""
-    blocks = tl.cdiv(S, POS)
-    pid = tl.program_id(0)
-    start, c, row = tile_start(pid // blocks, C, stride_n, stride_c, ROWS)
-    s = (pid % blocks) * POS + tl.arange(0, POS)
-    mask = (c < C)[:, None] & (s < S)[None, :]
-    at = start + tl.arange(0, ROWS)[:, None] * stride_c + s[None, :] * stride_s
+    at, mask, c, row = tile(C, S, stride_n, stride_c, stride_s, ROWS, POS)
     m = tl.load(mean + row, mask=c < C, other=0.0)[:, None]
     a = tl.load(scale + row, mask=c < C, other=0.0)[:, None]
     k = tl.load(slope + row, mask=c < C, other=0.0)[:, None]
