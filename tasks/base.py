@@ -15,7 +15,6 @@ from torch import nn
 from exemplar_norm import sync_norm
 from exemplar_norm.switch import SparseSwitchNorm
 from tasks.callbacks import PredictionsCSV
-from tasks.data import seed_for
 from tasks.errors import UserError
 from tasks.loggers.panels import Panel
 from tasks.optim import (
@@ -27,6 +26,7 @@ from tasks.optim import (
     parameter_groups,
 )
 from tasks.report import Section
+from tasks.samplers import seed_for
 from tasks.sparsity import SparsitySchedule
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from tasks import callbacks, checkpoint
 from tasks.base import BaseModule
+from tasks.command_line import CommandLine, data_class
 from tasks.data import BaseDataModule
 from tasks.errors import UserError
-from tasks.loggers import RunRecord, WandbOptions, build_loggers
-from tasks.parsing import ParserError, StrictParser, explain, explain_reference
+from tasks.loggers import RunRecord, build_loggers
+from tasks.parsing import StrictParser
 from tasks.preemption import StopOnSignal
-from tasks.preflight import config_files, is_first_process, top_level_value, with_bases
+from tasks.preflight import config_files, is_first_process, with_bases
 from tasks.quiet import quiet_lightning
 from tasks.ratio_monitor import RatioMonitor
 from tasks.report.meter import Meter
@@ -51,7 +49,7 @@ def run(
     return ExperimentCLI(task, model_class, datasets, args)
 
 
-class ExperimentCLI(LightningCLI):
+class ExperimentCLI(CommandLine):
     """LightningCLI of one task: `fit`, `validate`, `test` and `predict`.
 
     The data set is chosen by name, before the parser is built: the options under `data` are then those of
@@ -75,7 +73,7 @@ class ExperimentCLI(LightningCLI):
         self.loaded: dict[str, Any] | None = None
         super().__init__(
             model_class,
-            self._data_class(),
+            data_class(datasets, self.command_line),
             save_config_callback=callbacks.SaveConfig,
             parser_class=StrictParser,
             parser_kwargs={"parser_mode": "omegaconf"},  # ${…} in configuration files
@@ -84,91 +82,6 @@ class ExperimentCLI(LightningCLI):
             args=with_bases(self.command_line),
             auto_configure_optimizers=False,
         )
-
-    # --- parsing
-
-    def _data_class(self) -> type[BaseDataModule]:
-        default = next(iter(self.datasets))
-        name = top_level_value("dataset", self.command_line, default)
-        # An unknown name is for the parser to refuse, which knows the choices.
-        room, _, kind = self.datasets.get(name, self.datasets[default]).partition(":")
-        found: type[BaseDataModule] = getattr(import_module(room), kind)
-        return found
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The subcommands, each with the trainer's arguments that are not options here."""
-        # What to load is said by --resume in fit; checkpoints are never unpickled as code.
-        data = {"dataloaders", "datamodule", "model", "weights_only", "verbose"}
-        return {
-            "fit": {
-                "model",
-                "train_dataloaders",
-                "val_dataloaders",
-                "datamodule",
-                "weights_only",
-                "ckpt_path",
-            },
-            "validate": data,
-            "test": data,
-            "predict": data - {"verbose"} | {"return_predictions"},
-        }
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Options that come before the trainer's."""
-        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all random numbers.")
-        parser.add_argument(
-            "--base", type=list[str], default=[], help="Files that a configuration builds on."
-        )
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run.")
-        parser.add_argument(
-            "--dataset",
-            type=Literal[tuple(self.datasets)],
-            default=next(iter(self.datasets)),
-            help="Data set; the options under data are its own.",
-        )
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Parent of the run folders.")
-        parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
-        parser.add_argument(
-            "--tensorboard", type=bool, default=False, help="Write TensorBoard's events as well."
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Values that the parts take from each other."""
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                default=None,
-                help="Checkpoint to go on from; 'auto' takes the newest run of this name, if there is one.",
-            )
-            parser.add_argument(
-                "--test", type=bool, default=False, help="Test the best checkpoint after fit."
-            )
-        return parser
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, with the parser's complaint condensed to one line."""
-        try:
-            super().parse_arguments(parser, args)
-        except OmegaConfBaseException as error:  # ${…} that leads nowhere
-            raise explain_reference(error, self.command_line) from error
-        except ParserError as error:
-            subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
-            raise explain(str(error), subcommand, self.command_line) from error
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed_everything: expected a number from 0 to 2³² − 1, got {seed}")
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as given: Lightning would let the checkpoint's override it unsaid."""
 
     # --- building
 

@@ -20,10 +20,11 @@ from tasks.classification.data import ClassificationDataModule
 from tasks.classification.digits import DigitsDataModule
 from tasks.classification.folders import ImageFolderDataModule
 from tasks.classification.imagenet import ImageNetDataModule
-from tasks.data import EvaluationSampler, Examples, SeededDataset
+from tasks.data import Examples, SeededDataset
 from tasks.errors import UserError
 from tasks.noisy_labels.noise import Labels, corrupt, transition_matrix
 from tasks.noisy_labels.noise_file import NOISY_LABELS, read_labels, write_labels
+from tasks.samplers import EvaluationSampler
 from tasks.unreadable import UnreadableFiles
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks.data import BaseDataModule, EvaluationSampler
+from tasks.data import BaseDataModule
 from tasks.ratio_monitor import labels_of
+from tasks.samplers import EvaluationSampler
 
 
 def loader_of(data: BaseDataModule, split: str, limit: int) -> DataLoader[Any]:

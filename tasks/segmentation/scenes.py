@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from tasks.data import Examples, seed_for
+from tasks.data import Examples
 from tasks.normalize import Colour
+from tasks.samplers import seed_for
 from tasks.segmentation.data import STAGES, SegmentationDataModule
 from tasks.segmentation.labels import DIGITS, IGNORE
 from tasks.segmentation.transforms import Joint

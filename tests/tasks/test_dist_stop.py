@@ -10,10 +10,10 @@ from test_task_runs import assert_same, load, rows_of
 
 from tasks.checkpoint_file import WholeCheckpoints
 from tasks.classification.module import ClassificationModule
-from tasks.data import EpochSampler
 from tasks.errors import UserError
 from tasks.resume import find_start
 from tasks.run_folder import RunFolder
+from tasks.samplers import EpochSampler
 from tasks.world import World
 
 WHOLE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")

@@ -12,9 +12,10 @@ from torchvision.transforms import v2
 from tasks.classification.folders import ImageFolderDataModule
 from tasks.classification.imagenet import ImageNetDataModule
 from tasks.classification.transforms import augmentations
-from tasks.data import EpochSampler, SeededDataset, seed_for
+from tasks.data import SeededDataset
 from tasks.images import read_image
 from tasks.normalize import normalize
+from tasks.samplers import EpochSampler, seed_for
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = {"train_size": 48, "eval_resize": 64, "eval_size": 56, "num_workers": 0}

@@ -10,9 +10,10 @@ import torch
 from image_trees import break_file, imagenet_tree
 
 from tasks.classification.imagenet import ImageNetDataModule
-from tasks.data import SeededDataset, seed_for
+from tasks.data import SeededDataset
 from tasks.errors import UserError
 from tasks.images import UnreadableImage
+from tasks.samplers import seed_for
 from tasks.unreadable import TooManyUnreadable, UnreadableFiles, summary
 
 BROKEN = {1: "truncated", 6: "text", 7: "empty"}  # training images

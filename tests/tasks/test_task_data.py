@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from tasks.classification.digits import DigitsDataModule
 from tasks.classification.module import ClassificationModule
-from tasks.data import EpochSampler, EvaluationSampler, SeededDataset, seed_for
+from tasks.data import SeededDataset
+from tasks.samplers import EpochSampler, EvaluationSampler, seed_for
 from tasks.splits import stratified_split
 
 
