@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'setting up $(VENV) …'
 	@if $(BIN)/python -m pip install -q -c constraints.txt uv; then \
-	    VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install -q -c constraints.txt -e '.[suite,dev]'; \
+	    VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install -q --compile-bytecode -c constraints.txt -e '.[suite,dev]'; \
 	else \
 	    echo 'uv cannot be installed here: going on with pip (slower)'; \
 	    $(BIN)/python -m pip install -q -c constraints.txt -e '.[suite,dev]'; \
@@ -45,9 +45,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # $(call start,<task>): one process, or one a GPU (PROCESSES without GPUs) on each of NODES machines.
-COUNT = $(or $(GPUS),$(PROCESSES))
+EACH = $(or $(GPUS),$(PROCESSES))
 MEETING = $(if $(NODES),--nodes $(NODES) --node_rank $(NODE_RANK) --master_addr "$(MASTER_ADDR)" --master_port $(MASTER_PORT))
-start = $(BIN)/python -m $(if $(COUNT)$(NODES),tasks.launch --processes $(or $(COUNT),1) $(MEETING) $(LAUNCH) $(1),tasks.$(1))
+start = $(BIN)/python -m $(if $(EACH)$(NODES),tasks.launch --processes $(or $(EACH),1) $(MEETING) $(LAUNCH) $(1),tasks.$(1))
 DEVICES = $(if $(GPUS),--trainer.accelerator gpu)
 
 .PHONY: train-cls train-noisy train-seg

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
 
@@ -98,6 +99,8 @@ class ExperimentCLI(CommandLine):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint that is asked for."""
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
         if self.config.subcommand != "fit":
             if self.options.ckpt_path is None:
                 raise UserError(f"{self.config.subcommand}: expected --ckpt_path <checkpoint file>, got none")

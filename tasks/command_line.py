@@ -69,6 +69,10 @@ class CommandLine(LightningCLI):
             default=next(iter(self.datasets)),
             help="Data set; the options under data are its own.",
         )
+        parser.add_argument(
+            "--threads", type=int | None, default=None,
+            help="CPU threads of a process; small networks are faster with one. None for PyTorch's choice.",
+        )  # fmt: skip
         parser.add_argument("--runs_dir", type=str, default="runs", help="Parent of the run folders.")
         parser.add_argument("--wandb", type=WandbOptions, default=WandbOptions())
         parser.add_argument(
@@ -105,9 +109,13 @@ class CommandLine(LightningCLI):
         except ParserError as error:
             subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
             raise explain(str(error), subcommand, self.command_line) from error
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed_everything: expected a number from 0 to 2³² − 1, got {seed}")
+        options = self.config[self.config.subcommand]
+        if not 0 <= options.seed_everything < 2**32:
+            raise UserError(
+                f"seed_everything: expected a number from 0 to 2³² − 1, got {options.seed_everything}"
+            )
+        if options.threads is not None and options.threads < 1:
+            raise UserError(f"threads: expected a positive number, got {options.threads}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given: Lightning would let the checkpoint's override it unsaid."""
