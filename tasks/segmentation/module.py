@@ -53,6 +53,7 @@ class SegmentationModule(BaseModule):
         **kwargs: Optimiser and schedule, see BaseModule.
     """
 
+    resumes_within_epoch: ClassVar[bool] = True
     monitor: ClassVar[str] = "val/miou"
     monitor_mode: ClassVar[str] = "max"
     architecture: ClassVar[tuple[str, ...]] = ("network", "encoder", "num_classes", "norm", "norm_options")

@@ -1,6 +1,8 @@
 """Runs of the command line of segmentation: digit scenes, and trees in the layouts of two benchmarks."""
 
 import csv
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from PIL import Image
 from seg_trees import ODD_SIZE, ade20k_tree, cityscapes_tree
 from task_paths import REPOSITORY
 
+from tasks.preemption import SIGNALS
 from tasks.segmentation.labels import CITYSCAPES
+from tasks.segmentation.module import SegmentationModule
 
 DIGITS = REPOSITORY / "conf/segmentation/digits.yaml"
 TRAINER = {"accelerator": "cpu", "max_epochs": 2, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
@@ -170,6 +174,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(seg, configure, streets, runs
     assert resumed.code == 0 and "after epoch 1" in resumed.out, resumed.err
     whole, half = state_of(runs / "whole"), state_of(runs / "half")
     assert whole.keys() == half.keys() and all(torch.equal(whole[key], half[key]) for key in whole)
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(seg, tmp_path, runs, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    options = ["fit", "--config", DIGITS, "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"]
+    options += ["--data.scenes", "16", "--trainer.limit_val_batches", "1", "--runs_dir", tmp_path / "runs"]
+    options += ["--wandb.mode", "disabled"]
+    assert seg(*options, "--name", "whole").code == 0
+    step = SegmentationModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 1):
+            monkeypatch.setattr(SegmentationModule, "training_step", step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", training_step)
+    try:
+        assert seg(*options, "--name", "stopped").code == 128 + signal.SIGTERM
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    resumed = seg(*options, "--name", "stopped", "--resume", "auto")
+    assert resumed.code == 0 and "after epoch 1 and 2 batches of the next" in resumed.out, resumed.err
+    assert read(runs / "stopped/metrics.csv") == read(runs / "whole/metrics.csv")
+    whole, stopped = state_of(runs / "whole"), state_of(runs / "stopped")
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
 
 def test_scores_do_not_depend_on_the_batch(seg, configure, streets, runs):
