@@ -24,6 +24,7 @@ from tasks.loggers import close_loggers
 from tasks.lost import lost_processes
 from tasks.preemption import StopOnSignal, requeue
 from tasks.run_folder import RunFolder
+from tasks.small_maps import small_maps_explained
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Session:
         """Train, test the best checkpoint if asked to, and tell the outcome."""
         start = time.perf_counter()
         try:
-            with exit_on_interrupt(self.trainer, self._interrupted), lost_processes():
+            with self._explained(self._interrupted), lost_processes():
                 epochs = self._train()
                 tested = self._test_best() if test else {}
         except SIGTERMException:
@@ -82,7 +83,7 @@ class Session:
 
     def evaluate(self, stage: Literal["validate", "test"]) -> None:
         """Print the metrics of the checkpoint on a split."""
-        with exit_on_interrupt(self.trainer):
+        with self._explained():
             results = getattr(self.trainer, stage)(verbose=False, **self._what(self.checkpoint))
         if self.trainer.is_global_zero:
             rows = {name: report.fraction(value) for name, value in _merged(results).items()}
@@ -92,8 +93,13 @@ class Session:
 
     def predict(self) -> None:
         """Run the checkpoint over the samples to predict; a callback writes the file."""
-        with exit_on_interrupt(self.trainer):
+        with self._explained():
             self.trainer.predict(return_predictions=False, **self._what(self.checkpoint))
+
+    @contextmanager
+    def _explained(self, hint: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
+        with exit_on_interrupt(self.trainer, hint), small_maps_explained(self.model, self.datamodule):
+            yield
 
     def _train(self) -> int:
         """Train and return the number of epochs that the run has."""
@@ -186,7 +192,7 @@ def command(task: str, args: Sequence[str]) -> str:
 
 
 @contextmanager
-def exit_on_interrupt(trainer: pl.Trainer, hint: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
+def exit_on_interrupt(trainer: pl.Trainer, hint: Callable[[], str]) -> Iterator[None]:
     """Leave with code 130 after Ctrl-C (Lightning shuts down and leaves with 1), saying `hint()`."""
     try:
         yield

@@ -13,7 +13,6 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor, nn
 
 from tasks.base import BaseModule
-from tasks.errors import UserError
 from tasks.loggers.panels import Panel
 from tasks.models import Norm, NormOptions
 from tasks.optim import parameter_groups
@@ -120,16 +119,7 @@ class SegmentationModule(BaseModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch of crops."""
         images, masks, _ = batch
-        try:
-            outputs = self(images)
-        except ValueError as error:
-            # Raised by torch where a channel has a single value, as in a pyramid's 1×1 map.
-            if not str(error).startswith("Expected more than 1 "):
-                raise
-            raise UserError(
-                f"data.batch_size: {len(images)} leaves norm {self.hparams['norm']!r} a single value a "
-                "channel in a 1×1 map, and so no variance: take 2 or more, or norm en, sn or gn"
-            ) from error
+        outputs = self(images)
         loss: Tensor
         if isinstance(outputs, Outputs):
             loss = self.loss(outputs.logits, masks) + self.aux_weight * self.loss(outputs.aux, masks)

@@ -133,3 +133,9 @@ def test_one_class_is_no_classification(cli, image_config, tmp_path):
     root = imagenet_tree(tmp_path / "single", classes=1, train=2, val=1)
     outcome = cli("fit", "--config", image_config, "--data.root", root)
     assert outcome.code == 2 and "expected two classes or more, got 1" in outcome.err
+
+
+def test_images_too_small_for_a_network_are_one_line(fit):
+    outcome = fit("--model.network", "vgg11_bn", "--data.image_size", "8")
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert "data.image_size: the images are too small for network 'vgg11_bn'" in outcome.err
