@@ -1,7 +1,8 @@
-"""What is measured against what: BatchNorm, EN by backend, and EN as one would first write it."""
+"""What is measured against what: BatchNorm, EN by backend, and EN and SN as one would first write them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exemplar_norm import ExemplarNorm2d, backend
+from exemplar_norm import ExemplarNorm2d, backend, convert_norm
 from exemplar_norm.backends import Backend
 
 
@@ -47,13 +48,86 @@ class UnderBackend(nn.Module):
             return cast("Tensor", self.layer(x))
 
 
-CANDIDATES: dict[str, Callable[[int], nn.Module]] = {
+class PlainSwitchNorm2d(nn.Module):
+    """SN by its equations in plain autograd, with the whole of X in each step, as public code does it.
+
+    Statistics of IN from X by `mean` and `var`, those of LN and BN from them, the mixtures of both, and a
+    normalized X times γ plus β: five operations over X, each of which keeps what it is given.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1, num_features, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, num_features, 1, 1))
+        self.mean_weight = nn.Parameter(torch.ones(3))
+        self.var_weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x` (N, C, H, W) with batch statistics."""
+        mean, var = x.mean((2, 3), keepdim=True), x.var((2, 3), keepdim=True, unbiased=False)
+        square = var + mean**2
+        means, squares = [mean], [square]
+        for dims in (1, 0):
+            means.append(mean.mean(dims, keepdim=True))
+            squares.append(square.mean(dims, keepdim=True))
+        variances = [s - m**2 for s, m in zip(squares, means, strict=True)]
+        mixed_mean, mixed_var = _mixture(self.mean_weight, means), _mixture(self.var_weight, variances)
+        normed = (x - mixed_mean) / (mixed_var + self.eps).sqrt()
+        y: Tensor = normed * self.weight + self.bias
+        return y
+
+
+def _mixture(logits: Tensor, parts: list[Tensor]) -> Tensor:
+    share = torch.softmax(logits, 0)
+    return share[0] * parts[0] + share[1] * parts[1] + share[2] * parts[2]
+
+
+class Copy(nn.Module):
+    """A copy of X, the least that a pass over it can take; backward one of dY."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Copy `x`."""
+        return x.clone()
+
+
+Build = Callable[[int], nn.Module]
+
+
+def exemplar(name: Backend) -> Build:
+    """EN in a named form."""
+    return lambda channels: UnderBackend(ExemplarNorm2d(channels), name)
+
+
+def with_relu(channels: int) -> nn.Module:
+    """EN that has taken over the ReLU behind it."""
+    pair = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    return UnderBackend(convert_norm(pair, "en", fuse=True), "auto")
+
+
+CANDIDATES: dict[str, Build] = {
     "BN": nn.BatchNorm2d,
-    "EN eager": lambda channels: UnderBackend(ExemplarNorm2d(channels), "eager"),
-    "EN reference": lambda channels: UnderBackend(ExemplarNorm2d(channels), "reference"),
+    "BN compiled": lambda channels: _compiled(nn.BatchNorm2d(channels)),
+    "GN": lambda channels: nn.GroupNorm(math.gcd(32, channels), channels),
+    "SN plain": PlainSwitchNorm2d,
     "EN textbook": TextbookExemplarNorm2d,
+    "EN reference": exemplar("reference"),
+    "EN eager": exemplar("eager"),
+    "EN compiled": exemplar("compiled"),
+    "EN in a compiled network": lambda channels: _compiled(ExemplarNorm2d(channels)),
+    "BN, ReLU": lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True)),
+    "EN with ReLU": with_relu,
+    "copy": lambda channels: Copy(),
 }
 """Name → module for so many channels. The first is what ratios are relative to."""
+ON_GPU: dict[str, Build] = {"SyncBN": nn.SyncBatchNorm, "EN triton": exemplar("triton")}
+"""What runs on a GPU alone."""
+
+
+def _compiled(layer: nn.Module) -> nn.Module:
+    # In place, with the sizes as constants: what a network of fixed sizes gets.
+    layer.compile(dynamic=False)
+    return layer
 
 
 def training_pass(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], Any]:

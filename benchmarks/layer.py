@@ -1,9 +1,11 @@
 """Forward and backward of one layer against BatchNorm: time, peak memory, bytes saved for backward.
 
-    python -m benchmarks.layer [--rounds 31] [--batch 32] [--shapes 64x56 256x28 …]
+    python -m benchmarks.layer [--rounds 31] [--batch 32] [--shapes 64x56 256x28 …] [--candidates BN …]
+                               [--device cuda] [--dtype bfloat16]
 
-One thread, candidates interleaved in one process, float32, both memory formats; the shapes are those of
-ResNet-50 at 224². Prints ratios to BatchNorm and writes results/layer.json.
+On a CPU with one thread. Candidates are interleaved in one process, in both memory formats; the shapes are
+those of ResNet-50 at 224². Prints ratios to BatchNorm and writes results/layer.json, for other than float32
+on a CPU layer-<device>-<dtype>.json.
 """
 
 from __future__ import annotations
@@ -14,23 +16,36 @@ from typing import Any
 
 import torch
 
-from benchmarks.candidates import CANDIDATES, training_pass
-from benchmarks.measure import interleaved, markdown, peak_bytes, saved_bytes, summary, write_result
+from benchmarks.candidates import CANDIDATES, ON_GPU, Build, training_pass
+from benchmarks.measure import (
+    interleaved,
+    markdown,
+    peak_bytes,
+    result_name,
+    saved_bytes,
+    summary,
+    write_result,
+)
 
 # Channels × height (= width) of the normalization layers of ResNet-50.
 SHAPES = ("64x112", "64x56", "256x56", "128x28", "512x28", "256x14", "1024x14", "512x7", "2048x7")
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-SELDOM = frozenset({"EN textbook"})
+SELDOM = frozenset({"EN textbook", "SN plain"})
 BASELINE = next(iter(CANDIDATES))
 
 
-def measure_shape(channels: int, size: int, batch: int, layout: str, rounds: int) -> list[dict[str, Any]]:
+def measure_shape(
+    candidates: dict[str, Build], channels: int, size: int, batch: int, layout: str, rounds: int,
+    device: str = "cpu", dtype: torch.dtype = torch.float32,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows, one a candidate, for inputs (batch, channels, size, size) in a memory format."""
+    torch.compiler.reset()  # what was built for the shape before
     generator = torch.Generator().manual_seed(0)
     shape = (batch, channels, size, size)
-    x, dy = (torch.randn(shape, generator=generator).to(memory_format=FORMATS[layout]) for _ in range(2))
+    given = (torch.randn(shape, generator=generator) for _ in range(2))
+    x, dy = (t.to(device, dtype, memory_format=FORMATS[layout]) for t in given)
     x.requires_grad_()
-    layers = {name: build(channels) for name, build in CANDIDATES.items()}
+    layers = {name: build(channels).to(device) for name, build in candidates.items()}
     runs = {name: training_pass(layer, x, dy) for name, layer in layers.items()}
     seconds = interleaved(runs, rounds, SELDOM)
     x_bytes = x.untyped_storage().nbytes()
@@ -53,7 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown: a line a shape, time NCHW / NHWC in multiples of BatchNorm's."""
     cells = {(r["channels"], r["size"], r["layout"], r["candidate"]): r for r in rows}
     shapes = dict.fromkeys((r["channels"], r["size"], r["batch"]) for r in rows)
-    names = [name for name in CANDIDATES if name != BASELINE]
+    names = [name for name in dict.fromkeys(r["candidate"] for r in rows) if name != BASELINE]
     layouts = list(dict.fromkeys(r["layout"] for r in rows))
     lines = []
     for channels, size, batch in shapes:
@@ -70,7 +85,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{name}",
             *(f"{max(r[key] for r in rows if r['candidate'] == name):.2f}" for key in ("saved", "peak")),
         ]
-        for name in CANDIDATES
+        for name in (BASELINE, *names)
     ]
     largest = markdown(["largest over the shapes", "saved bytes / X", "peak bytes / X"], memory)
     return f"{markdown(header, lines)}\n\n{largest}"
@@ -84,16 +99,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="CxS")
+    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], metavar="NAME")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    known = CANDIDATES | (ON_GPU if args.device != "cpu" else {})
+    candidates = {name: known[name] for name in dict.fromkeys([BASELINE, *(args.candidates or known)])}
     rows = []
     for shape in args.shapes:
         channels, size = (int(number) for number in shape.split("x"))
         for layout in FORMATS:
-            rows += measure_shape(channels, size, args.batch, layout, args.rounds)
-            line = ", ".join(f"{r['candidate']} {r['ratio']:.2f}" for r in rows[-len(CANDIDATES) :])
+            rows += measure_shape(
+                candidates, channels, size, args.batch, layout, args.rounds, args.device,
+                getattr(torch, args.dtype),
+            )  # fmt: skip
+            line = ", ".join(f"{r['candidate']} {r['ratio']:.2f}" for r in rows[-len(candidates) :])
             print(f"{shape} {layout}: {line}", flush=True)
-    print(f"\n{table(rows)}\n\nwritten: {write_result('layer', rows)}")
+    print(f"\n{table(rows)}\n\nwritten: {write_result(result_name('layer', args.device, args.dtype), rows)}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -
     """
     for run in runs.values():
         run()
+    _finish()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name in sorted(runs, key=list(runs).index, reverse=bool(turn % 2)):
@@ -31,8 +32,19 @@ def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -
                 continue
             start = time.perf_counter()
             runs[name]()
+            _finish()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _finish() -> None:
+    """Wait for a GPU, which computes behind Python's back."""
+    if _on_gpu():
+        torch.cuda.synchronize()
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -44,6 +56,11 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Most memory that `run` held at once beyond what was there before, from the allocator's own record."""
+    if _on_gpu():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -87,11 +104,17 @@ def machine() -> dict[str, Any]:
         cpu = names[0] if names else cpu
     return {
         "cpu": cpu,
+        **({"gpu": torch.cuda.get_device_name()} if _on_gpu() else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
+
+
+def result_name(benchmark: str, device: str, dtype: str) -> str:
+    """Name of a benchmark's result: its own, with what was measured on where that is not float32 on a CPU."""
+    return benchmark if (device, dtype) == ("cpu", "float32") else f"{benchmark}-{device}-{dtype}"
 
 
 def write_result(name: str, rows: list[dict[str, Any]]) -> Path:

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from benchmarks import cost, layer, measure
-from benchmarks.candidates import CANDIDATES, TextbookExemplarNorm2d, training_pass
-from exemplar_norm import ExemplarNorm2d
+from benchmarks.candidates import CANDIDATES, PlainSwitchNorm2d, TextbookExemplarNorm2d, training_pass
+from exemplar_norm import ExemplarNorm2d, SwitchNorm2d
+
+NOT_BUILT = {name for name in CANDIDATES if "compiled" not in name}  # by a compiler, for minutes
 
 
 def test_textbook_form_computes_exemplar_norm():
@@ -25,6 +27,21 @@ def test_textbook_form_computes_exemplar_norm():
         # float64 rounding over sums of at most 4·5·5 terms of size O(10)
         assert torch.allclose(got, want, rtol=0, atol=1e-11)
     assert torch.allclose(ours.running_var, textbook.running_var, rtol=0, atol=1e-14)
+
+
+def test_plain_switch_norm_computes_switch_norm():
+    torch.manual_seed(0)
+    ours, plain = SwitchNorm2d(6).double(), PlainSwitchNorm2d(6).double()
+    with torch.no_grad():
+        for name in ("weight", "bias", "mean_weight", "var_weight"):
+            value = getattr(ours, name).normal_()
+            getattr(plain, name).copy_(value.view_as(getattr(plain, name)))
+    x, dy = torch.randn(2, 4, 6, 5, 5, dtype=torch.float64)
+    x.requires_grad_()
+    got, want = (torch.autograd.grad(layer(x), x, dy)[0] for layer in (plain, ours))
+    # float64 rounding; the plain form's E[x²] − m² loses a digit or two.
+    assert torch.allclose(plain(x), ours(x), rtol=0, atol=1e-12)
+    assert torch.allclose(got, want, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -69,14 +86,15 @@ def test_interleaved_takes_seldom_runs_in_every_sixth_round():
 
 def test_layer_benchmark_reports_every_candidate(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["layer", "--rounds", "2", "--batch", "2", "--shapes", "8x6"])
+    given = ["layer", "--rounds", "2", "--batch", "2", "--shapes", "8x6", "--candidates", *NOT_BUILT]
+    monkeypatch.setattr("sys.argv", given)
     threads = torch.get_num_threads()
     try:
         layer.main()
     finally:
         torch.set_num_threads(threads)
     result = json.loads((tmp_path / "layer.json").read_text())
-    assert {row["candidate"] for row in result["rows"]} == set(CANDIDATES)
+    assert {row["candidate"] for row in result["rows"]} == NOT_BUILT
     assert {row["layout"] for row in result["rows"]} == {"NCHW", "NHWC"}
     assert all(row["ratio"] == 1 for row in result["rows"] if row["candidate"] == "BN")
     assert result["machine"]["torch"] == torch.__version__

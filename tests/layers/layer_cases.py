@@ -11,8 +11,14 @@ from torch import Tensor, nn
 import exemplar_norm
 from tests import reference
 
-# Under Triton's interpreter (tests/kernels) the same tests run on the kernels.
-FORMS = ("triton",) if os.environ.get("TRITON_INTERPRET") == "1" else ("eager", "reference")
+# On a GPU, and under Triton's interpreter (tests/kernels), the same tests run on the kernels. The oracle and
+# what it is compared with stay on the CPU.
+DEVICE = os.environ.get("EXEMPLAR_TEST_DEVICE", "cpu")
+FORMS: tuple[str, ...] = ("eager", "reference")
+if DEVICE != "cpu":
+    FORMS += ("triton",)
+elif os.environ.get("TRITON_INTERPRET") == "1":
+    FORMS = ("triton",)
 NORMALIZERS = ("in", "ln", "bn", "gn")
 SUBSETS = [order for size in range(1, 5) for order in permutations(NORMALIZERS, size)]
 SPATIAL = {"NC": (), "NCL": (7,), "NCHW": (3, 5), "NCDHW": (2, 3, 2)}
@@ -99,12 +105,15 @@ def oracle_gradients(
 
 def layer_gradients(layer: nn.Module, x: Tensor, upstream: Tensor):
     """The layer's output and its gradients, named as in ``oracle_gradients``."""
-    leaf = x.detach().requires_grad_()
+    layer.to(DEVICE)
+    leaf = x.detach().to(DEVICE).requires_grad_()
     y = layer(leaf)
     leaves = {"x": leaf} | dict(layer.named_parameters())
-    grads = torch.autograd.grad(y, list(leaves.values()), upstream, allow_unused=True)
+    grads = torch.autograd.grad(y, list(leaves.values()), upstream.to(DEVICE), allow_unused=True)
     zeros = [torch.zeros_like(value) for value in leaves.values()]
-    return y.detach(), {name: z if g is None else g for name, g, z in zip(leaves, grads, zeros, strict=True)}
+    layer.cpu()
+    pairs = zip(leaves, grads, zeros, strict=True)
+    return y.detach().cpu(), {name: (z if g is None else g).cpu() for name, g, z in pairs}
 
 
 def assert_same_gradients(

@@ -1,0 +1,178 @@
+"""A training step and an inference of whole networks by normalizer, against the same network with BatchNorm.
+
+    python -m benchmarks.network [--rounds 9] [--batch 8] [--size 128] [--networks resnet50 …]
+                                 [--compile] [--device cuda] [--dtype bfloat16]
+
+On a CPU with one thread, channels-last. Candidates are interleaved in one process. A step is forward, a
+cross-entropy, and backward; no optimiser. Prints ratios to BatchNorm and writes results/network.json, of
+compiled networks network-compiled.json. The first run of a compiled network is what compiling costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.measure import (
+    interleaved,
+    markdown,
+    peak_bytes,
+    result_name,
+    saved_bytes,
+    summary,
+    write_result,
+)
+from exemplar_norm import convert_norm
+
+NETWORKS = ("resnet50", "shufflenet_v2_x1_0", "deeplabv3_resnet50")
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "bn": {},
+    "gn": {"norm": "gn"},
+    "sn": {"norm": "sn"},
+    "en": {"norm": "en"},
+    "en fused": {"norm": "en", "fuse": True},
+}
+"""Name → arguments of convert_norm; the first is the network as it is."""
+BASELINE = next(iter(CANDIDATES))
+
+
+def build(network: str, candidate: str) -> nn.Module:
+    """A torchvision network with random weights and a candidate's normalizers."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    options = {"weights_backbone": None} if network.startswith("deeplab") else {}
+    model: nn.Module = get_model(network, weights=None, num_classes=100, **options)
+    chosen = CANDIDATES[candidate]
+    return convert_norm(model, **chosen, preserve=False) if chosen else model
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (N, classes) or (N, classes, H, W)."""
+    output = model(images)
+    logits: Tensor = output["out"] if isinstance(output, dict) else output
+    return logits
+
+
+def step_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+    """One forward and backward, with autocast to `dtype` where it is not float32."""
+
+    def step() -> None:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = logits_of(model, images)
+            target = torch.zeros(len(logits), *logits.shape[2:], dtype=torch.long, device=logits.device)
+            loss = F.cross_entropy(logits, target)
+        torch.autograd.backward(loss)
+        model.zero_grad()
+
+    return step
+
+
+def inference_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+    """One forward in evaluation."""
+
+    def infer() -> None:
+        with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits_of(model, images)
+
+    return infer
+
+
+def measure_network(
+    network: str, images: Tensor, rounds: int, dtype: torch.dtype, compiled: bool
+) -> list[dict[str, Any]]:
+    """Rows, one a candidate and mode."""
+    rows: list[dict[str, Any]] = []
+    for mode, run_of in (("training step", step_of), ("inference", inference_of)):
+        torch.compiler.reset()
+        models = {
+            name: build(network, name)
+            .to(images.device)
+            .to(memory_format=torch.channels_last)
+            .train(mode == "training step")
+            for name in CANDIDATES
+        }
+        saved = {
+            name: saved_bytes(partial(logits_of, model, images), list(model.parameters()))
+            for name, model in models.items()
+        }
+        first = {}
+        for name, model in models.items():
+            if compiled:
+                model.compile(dynamic=False)
+            start = time.perf_counter()
+            run_of(model, images, dtype)()
+            first[name] = time.perf_counter() - start
+        runs = {name: run_of(model, images, dtype) for name, model in models.items()}
+        seconds = interleaved(runs, rounds)
+        for name in CANDIDATES:
+            rows.append(
+                {
+                    "network": network, "mode": mode, "candidate": name, "compiled": compiled,
+                    "batch": len(images), "size": images.shape[-1], **summary(seconds[name]),
+                    "first": first[name], "saved": saved[name], "peak": peak_bytes(runs[name]),
+                }
+            )  # fmt: skip
+        base = rows[-len(CANDIDATES)]
+        for row in rows[-len(CANDIDATES) :]:
+            row |= {f"{key}_ratio": row[key] / base[key] for key in ("ms", "first", "saved", "peak")}
+        told = ", ".join(f"{r['candidate']} {r['ms_ratio']:.2f}" for r in rows[-len(CANDIDATES) :])
+        print(f"{network} {mode}: {told}", flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: a line a network and mode, in multiples of BatchNorm's."""
+    lines = []
+    for network, mode in dict.fromkeys((r["network"], r["mode"]) for r in rows):
+        of = {r["candidate"]: r for r in rows if (r["network"], r["mode"]) == (network, mode)}
+        others = [of[name] for name in CANDIDATES if name != BASELINE]
+        times = [f"{row['ms_ratio']:.2f}" for row in others]
+        lines.append([network, mode, f"{of[BASELINE]['ms']:.0f}", *times])
+        if mode == "training step":
+            lines.append(["", "saved bytes", f"{of[BASELINE]['saved'] / 2**20:.0f} MiB"])
+            lines[-1] += [f"{row['saved_ratio']:.3f}" for row in others]
+        if of[BASELINE]["compiled"]:
+            lines.append(["", "first run", f"{of[BASELINE]['first']:.1f} s"])
+            lines[-1] += [f"{row['first_ratio']:.2f}" for row in others]
+    header = [
+        "network",
+        "",
+        f"{BASELINE}, ms",
+        *(f"{name}, × {BASELINE}" for name in CANDIDATES if name != BASELINE),
+    ]
+    return markdown(header, lines)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    images = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
+    images = images.to(args.device, memory_format=torch.channels_last)
+    rows = []
+    for network in args.networks:
+        rows += measure_network(network, images, args.rounds, getattr(torch, args.dtype), args.compile)
+    name = result_name("network-compiled" if args.compile else "network", args.device, args.dtype)
+    print(f"\n{table(rows)}\n\nwritten: {write_result(name, rows)}")
+
+
+if __name__ == "__main__":
+    main()
