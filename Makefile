@@ -32,6 +32,7 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv with the pinned dependencies (uv; pip where uv cannot be had)
 
 # torch and torchvision come from one index in one command: builds from two indexes do not fit each other.
+# W&B's sweep engine asks for an older NumPy than the others, and runs with theirs.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: make setup PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	    echo 'uv cannot be installed here: going on with pip (slower)'; \
 	    $(BIN)/python -m pip install -q -c constraints.txt -e '.[suite,dev]'; \
 	fi
+	@$(BIN)/python -m pip install -q --no-deps -c constraints.txt sweeps
 	@touch $@
 
 # $(call start,<task>): one process, or one a GPU (PROCESSES without GPUs) on each of NODES machines.
@@ -92,7 +94,8 @@ sweep-seg: $(READY)  ## the same for segmentation
 
 .PHONY: wandb-sync
 wandb-sync: $(READY)  ## upload the runs that were recorded offline (RUN=runs/… one of them)
-	@find $(or $(RUN),runs) -type d -path '*/wandb/offline-run-*' -prune -exec $(BIN)/wandb sync {} +
+	@find "$(or $(RUN),runs)" -type d -path '*/wandb/offline-run-*' -prune \
+	    -exec env WANDB_DIR="$(or $(RUN),runs)" $(BIN)/wandb sync --yes {} +
 
 .PHONY: notebooks
 notebooks: $(READY)  ## run the notebooks
@@ -117,10 +120,23 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## measure the layer and its cost against BatchNorm, and the input pipeline
+bench: $(READY)  ## measure layers, networks and their cost against BatchNorm, and the input pipeline
 	@$(BIN)/python -m benchmarks.layer $(ARGS)
+	@$(BIN)/python -m benchmarks.network
+	@$(BIN)/python -m benchmarks.network --compile --networks resnet50
 	@$(BIN)/python -m benchmarks.cost
 	@$(BIN)/python -m benchmarks.input
+
+# Tests of values first: a wrong kernel can be a fast one.
+.PHONY: bench-gpu
+bench-gpu: $(READY)  ## on a GPU: check the kernels, then measure layers and networks in float32 and bfloat16
+	@EXEMPLAR_TEST_DEVICE=cuda $(BIN)/python -m pytest -q tests/layers/test_numerics.py tests/kernels/interpreted_layers.py
+	@for dtype in float32 bfloat16; do \
+	    $(BIN)/python -m benchmarks.layer --device cuda --dtype $$dtype --batch 128 || exit 1; \
+	    for how in '' --compile; do \
+	        $(BIN)/python -m benchmarks.network --device cuda --dtype $$dtype --batch 64 --size 224 $$how || exit 1; \
+	    done; \
+	done
 
 .PHONY: clean
 clean:  ## remove the environment and caches, keep runs/
