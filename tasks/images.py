@@ -36,14 +36,18 @@ class UnreadableImage(OSError):
         return type(self), (self.path, self.reason)
 
 
-def read_image(path: str | PathLike[str]) -> Tensor:
+def read_image(path: str | PathLike[str], upright: bool = True) -> Tensor:
     """Pixels of an image file as uint8 (3, H, W), in the memory order of channels last.
+
+    Args:
+        path: The file.
+        upright: Turn what a camera noted to be turned.
 
     Raises:
         UnreadableImage: If the file is missing or holds no whole image.
     """
     data = read_bytes(path)
-    return pixels(open_image(data, path), data, path)
+    return pixels(open_image(data, path), data, path, upright)
 
 
 def read_bytes(path: str | PathLike[str]) -> bytes:
@@ -93,22 +97,23 @@ def reading(path: str | PathLike[str]) -> Iterator[None]:
         raise UnreadableImage(path, str(error) or type(error).__name__) from error
 
 
-def pixels(image: Image.Image, data: bytes, path: str | PathLike[str]) -> Tensor:
-    """Every pixel of an opened image, upright and in RGB, as uint8 (3, H, W) in the order of channels last.
+def pixels(image: Image.Image, data: bytes, path: str | PathLike[str], upright: bool = True) -> Tensor:
+    """Every pixel of an opened image in RGB, as uint8 (3, H, W) in the order of channels last.
 
     Grey, palette and CMYK images are converted, transparency is dropped (as torchvision's loaders do), 16-bit
-    levels are scaled to 8 bits, and the orientation that a camera noted is applied.
+    levels are scaled to 8 bits.
 
     Args:
         image: What `open_image` gave.
         data: Content of its file.
         path: The file, for the message.
+        upright: Apply the orientation that a camera noted.
 
     Raises:
         UnreadableImage: If the file is cut short or broken, or its levels are floating-point numbers.
     """
     with reading(path):
-        turned = orientation(image) != 1
+        turned = upright and orientation(image) != 1
         if image.format == "JPEG" and image.mode in ("RGB", "L") and not turned:
             decoded = _fast_jpeg(data)
             if decoded is not None:

@@ -45,7 +45,8 @@ def verify_file(path: str, fault: Fault | None = None) -> Verdict:
         image = open_image(data, path)
         kind = f"{image.format} {image.mode}" + (" turned" if orientation(image) != 1 else "")
         size = image.size
-        decoded = pixels(image, data, path)
+        # What belongs to an image is of its pixels as they are stored.
+        decoded = pixels(image, data, path, upright=fault is None)
     except UnreadableImage as error:
         return Verdict(b"", "", 0, 0, error.reason)
     if fault and (reason := fault(path, decoded)):

@@ -62,13 +62,26 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """A value for each label, NaN left out.
+
+    Attributes:
+        columns: What the labels and the values are.
+        values: The value of each label.
+    """
+
+    columns: tuple[str, str]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Images side by side; not in a table, whose images W&B keeps outside of the run's folder."""
 
     pictures: Sequence[Picture]
 
 
-Panel = Confusion | Histogram | Rows | Pictures
+Panel = Confusion | Histogram | Rows | Bars | Pictures
 
 
 def to_wandb(panel: Panel, name: str) -> Any:
@@ -79,6 +92,9 @@ def to_wandb(panel: Panel, name: str) -> Any:
         return _confusion(panel, name)
     if isinstance(panel, Histogram):
         return wandb.Histogram(panel.values[~np.isnan(panel.values)].tolist())
+    if isinstance(panel, Bars):
+        known = [[label, value] for label, value in panel.values.items() if not np.isnan(value)]
+        return wandb.plot.bar(wandb.Table(columns=[*panel.columns], data=known), *panel.columns, title=name)
     if isinstance(panel, Pictures):
         return [_image(picture) for picture in panel.pictures]
     return wandb.Table(columns=list(panel.columns), data=[list(row) for row in panel.rows])

@@ -16,7 +16,7 @@ from tasks.segmentation.ade20k import ADE20KDataModule
 from tasks.segmentation.cityscapes import CityscapesDataModule
 from tasks.segmentation.data import FilesDataModule
 from tasks.segmentation.labels import Labels
-from tasks.segmentation.masks import BadMask, read_mask, same_size
+from tasks.segmentation.masks import BadMask, read_instances, read_mask, same_size
 from tasks.segmentation.pairs import Layout
 
 _SPLITS = ("train", "val")
@@ -34,7 +34,7 @@ def ade20k(root: Path) -> Tree:
 
 @dataclass(frozen=True)
 class MaskFault:
-    """What is wrong with the mask of an image: unreadable, another size, unknown ids; '' for nothing.
+    """What is wrong with the mask of an image, or its instance ids: unreadable, another size, unknown ids.
 
     Attributes:
         layout: Where the masks are.
@@ -45,10 +45,13 @@ class MaskFault:
     labels: Labels
 
     def __call__(self, path: str, image: Tensor) -> str:
-        """The fault, from the image's path and pixels (3, H, W)."""
+        """The fault, from the image's path and pixels as stored (3, H, W); '' for none."""
         mask_path = self.layout.mask_of(Path(path))
+        instances = self.layout.instances_of(Path(path))
         try:
             same_size(image, read_mask(mask_path, self.labels), Path(path), mask_path)
+            if self.layout.instance_end and instances.is_file():
+                read_instances(instances, image.shape[-2:], Path(path))
         except (UnreadableImage, BadMask) as error:
             return str(error)
         return ""
@@ -68,6 +71,7 @@ def _tree(kind: type[FilesDataModule], root: Path) -> Tree:
             tree.problems.append(str(error))
             continue
         tree.problems += [f"{image}: has no mask" for image in bare]
+        tree.problems += [f"{path}: missing, where others are" for path in layout.lacking_instances(pairs)]
         names = [str(pair.image.relative_to(layout.images)) for pair in pairs]
         files = FileList.of(layout.images, names, np.zeros(len(names), np.int64))
         tree.parts.append(Part(split, files, ["images with a mask"], MaskFault(layout, data.labels)))

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasks.errors import UserError
 from tasks.segmentation.data import FilesDataModule
 from tasks.segmentation.labels import CITYSCAPES
-from tasks.segmentation.masks import read_ids
+from tasks.segmentation.masks import read_instances
 from tasks.segmentation.metrics import CityscapesScores
 from tasks.segmentation.pairs import Layout
 
@@ -48,18 +49,26 @@ class CityscapesDataModule(FilesDataModule):
             self.root / "gtFine" / folder,
             "_leftImg8bit.png",
             "_gtFine_labelIds.png",
+            "_gtFine_instanceIds.png",
         )
 
     def scores(self) -> CityscapesScores:
         """With iIoU where instance ids are there."""
         return CityscapesScores()
 
-    def instance_ids(self, split: str, index: int) -> Tensor | None:
+    def setup(self, stage: str) -> None:
+        """List the files that a stage reads; iIoU needs the instance ids of all tested images, or of none."""
+        super().setup(stage)
+        if stage in ("fit", "test"):
+            pairs = self.pairs("test")
+            if lacking := self.layout("test").lacking_instances(pairs):
+                raise UserError(
+                    f"{lacking[0]}: expected instance ids for every image or for none, got none for "
+                    f"{len(lacking)} of {len(pairs)}"
+                )
+
+    def instance_ids(self, split: str, index: int, size: torch.Size) -> Tensor | None:
         """`*_gtFine_instanceIds.png` (H, W): 1000 · id + number for objects, the id for everything else."""
-        if split == "predict" and self.predict_images:
-            return None
-        pairs = self.pairs("test" if split == "predict" else split)
-        path = self.layout("test" if split == "predict" else split).masks / (
-            pairs[index].name + "_gtFine_instanceIds.png"
-        )
-        return torch.from_numpy(read_ids(path)) if path.is_file() else None
+        image = self.pairs(split)[index].image
+        path = self.layout(split).instances_of(image)
+        return read_instances(path, size, image) if path.is_file() else None

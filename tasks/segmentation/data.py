@@ -91,8 +91,8 @@ class SegmentationDataModule(BaseDataModule):
         """New scores by the protocol of the data set."""
         return SegmentationScores(self.num_classes)
 
-    def instance_ids(self, split: str, index: int) -> Tensor | None:
-        """Instance ids (H, W) of a sample, where the data set has them."""
+    def instance_ids(self, split: str, index: int, size: torch.Size) -> Tensor | None:
+        """Instance ids of `size` (H, W) of a sample, where the data set has them."""
         return None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> list[Any]:

@@ -67,12 +67,14 @@ class Inference:
     def __call__(self, network: Network, images: Sequence[Tensor]) -> Iterator[Tensor]:
         """Logits (C, H, W) of each image (3, H, W), whose softmax are the class probabilities.
 
-        Images of the same size go through the network together; of several views, the logarithms of the
+        Whole images of one size go through the network together, else the windows of one image: the memory
+        of windows does not grow with the batch. Of several views, the logarithms of the
         averaged probabilities come out.
         """
         start = 0
         for stop in range(1, len(images) + 1):
-            if stop == len(images) or images[stop].shape != images[start].shape:
+            is_last = stop == len(images) or self.mode == "slide"
+            if is_last or images[stop].shape != images[start].shape:
                 yield from self.logits(network, torch.stack([*images[start:stop]]))
                 start = stop
 

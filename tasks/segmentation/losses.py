@@ -72,8 +72,9 @@ class SegmentationLoss(nn.Module):
         probability = probability.masked_fill(~is_labelled, torch.inf)
         if kept >= probability.numel():
             return is_labelled
-        least = probability.flatten().kthvalue(kept + 1).values
-        return probability < least.clamp(min=threshold)
+        least = probability.flatten().kthvalue(max(kept, 1)).values
+        # With those that tie, or pixels of one probability would all be dropped.
+        return probability <= least.clamp(min=threshold)
 
 
 def _dice_loss() -> nn.Module:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.errors import UserError
-from tasks.images import open_image, read_bytes, reading
+from tasks.images import UnreadableImage, open_image, read_bytes, reading
 from tasks.segmentation.labels import Labels
 
 _NUMBERS = ("L", "P", "I", "I;16", "I;16B")
@@ -55,6 +55,21 @@ def read_mask(path: Path, labels: Labels) -> Tensor:
     return torch.from_numpy(mask.astype(np.uint8))
 
 
+def read_instances(path: Path, size: torch.Size, image_path: Path) -> Tensor:
+    """Instance ids (H, W) of the file that belongs to an image of `size`.
+
+    Raises:
+        BadMask: If the file holds no whole image, has several channels, or another size.
+    """
+    try:
+        ids = torch.from_numpy(read_ids(path))
+    except UnreadableImage as error:
+        raise BadMask(f"{path}: expected an image of instance ids, {error.reason}") from error
+    if ids.shape != size:
+        raise _of_another_size(path, ids.shape, image_path, size)
+    return ids
+
+
 def same_size(image: Tensor, mask: Tensor, image_path: Path, mask_path: Path) -> None:
     """Check that an image (3, H, W) and its mask (H, W) cover each other.
 
@@ -62,13 +77,15 @@ def same_size(image: Tensor, mask: Tensor, image_path: Path, mask_path: Path) ->
         BadMask: If not.
     """
     if image.shape[-2:] != mask.shape:
-        raise BadMask(
-            f"{mask_path}: expected {_size(image)} (width × height) as {image_path}, got {_size(mask)}"
-        )
+        raise _of_another_size(mask_path, mask.shape, image_path, image.shape)
 
 
-def _size(picture: Tensor) -> str:
-    height, width = picture.shape[-2:]
+def _of_another_size(path: Path, size: torch.Size, image_path: Path, expected: torch.Size) -> BadMask:
+    return BadMask(f"{path}: expected {_size(expected)} (width × height) as {image_path}, got {_size(size)}")
+
+
+def _size(shape: torch.Size) -> str:
+    height, width = shape[-2:]
     return f"{width} × {height}"
 
 

@@ -97,11 +97,6 @@ class SegmentationModule(BaseModule):
         self.scores = SegmentationScores(num_classes)
         self.record = EvaluationRecord()
 
-    def setup(self, stage: str) -> None:
-        """Count by the protocol of the data set."""
-        self.scores = self.trainer.datamodule.scores()  # type: ignore[attr-defined]
-        super().setup(stage)
-
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Those of the encoder, then those of the rest of the network with their own learning rate."""
         if self.head_lr == 1:
@@ -153,7 +148,7 @@ class SegmentationModule(BaseModule):
         for logits, mask, index in zip(found, masks, indices.tolist(), strict=True):
             predicted = logits.argmax(dim=0).to(mask.device)
             # Reading them takes as long as reading the mask: not after every epoch.
-            instances = data.instance_ids(split, index) if split == "test" else None
+            instances = data.instance_ids(split, index, mask.shape) if split == "test" else None
             self.scores.update(predicted, mask, *([] if instances is None else [instances]))
             self.record.update(index, predicted)
             yield logits, mask
@@ -180,7 +175,8 @@ class SegmentationModule(BaseModule):
             show_results(self.record.outcome, data, self.output_folder)
 
     def _start(self, split: Literal["val", "test"]) -> None:
-        self.scores.reset()
+        # Not in setup: a run in low precision converts what the module holds then, and sums are float64.
+        self.scores = self.trainer.datamodule.scores().to(self.device)  # type: ignore[attr-defined]
         size = len(self.trainer.datamodule.examples(split))  # type: ignore[attr-defined]
         self.record.start(split, size)
 

@@ -31,6 +31,10 @@ def submission(mask: Tensor, labels: Labels) -> Image.Image:
     return Image.fromarray(labels.files_ids()[mask.cpu().numpy()])
 
 
+WRITTEN = ("overlays", "submission")
+"""The folders of predictions."""
+
+
 def write_prediction(folder: Path, name: str, image: Tensor, mask: Tensor, labels: Labels) -> None:
     """Write `overlays/<name>.png` and `submission/<name>.png`.
 
@@ -47,7 +51,7 @@ def write_prediction(folder: Path, name: str, image: Tensor, mask: Tensor, label
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"name: expected one below {folder}, got {name!r}")
     drawn = to_picture(overlay(image, mask, labels))
-    for kind, picture in {"overlays": drawn, "submission": submission(mask, labels)}.items():
+    for kind, picture in zip(WRITTEN, (drawn, submission(mask, labels)), strict=True):
         path = folder / kind / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)

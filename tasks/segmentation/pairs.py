@@ -32,17 +32,35 @@ class Pair(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the images and masks of one split are: the same names below two folders, but for the endings."""
+    """Where the images and masks of one split are: the same names below two folders, but for the endings.
+
+    Files of instance ids may lie beside the masks.
+    """
 
     images: Path
     masks: Path
     image_end: str
     mask_end: str
+    instance_end: str = ""
 
     def mask_of(self, image: Path) -> Path:
         """Where the mask of an image is, or should be."""
-        name = str(image.relative_to(self.images)).removesuffix(self.image_end)
-        return self.masks / (name + self.mask_end)
+        return self._beside(image, self.mask_end)
+
+    def instances_of(self, image: Path) -> Path:
+        """Where the instance ids of an image are, if they are there."""
+        return self._beside(image, self.instance_end)
+
+    def lacking_instances(self, pairs: Sequence[Pair]) -> list[Path]:
+        """The files of instance ids that are missing where others are there."""
+        if not self.instance_end:
+            return []
+        paths = [self.instances_of(pair.image) for pair in pairs]
+        lacking = [path for path in paths if not path.is_file()]
+        return lacking if len(lacking) < len(paths) else []
+
+    def _beside(self, image: Path, end: str) -> Path:
+        return self.masks / (str(image.relative_to(self.images)).removesuffix(self.image_end) + end)
 
     def find(self) -> tuple[list[Pair], list[Path]]:
         """The pairs in the order of their names, and the images that have no mask.
@@ -114,7 +132,8 @@ def read_pair(pair: Pair, labels: Labels) -> tuple[Tensor, Tensor]:
         UnreadableImage: If one of the files is missing or holds no whole image.
         BadMask: If the mask has another size, several channels, or unknown ids.
     """
-    image = read_image(pair.image)
+    # A mask is of the pixels as they are stored, whichever way up a camera held them.
+    image = read_image(pair.image, upright=pair.mask is None)
     if pair.mask is None:
         return image, torch.full(image.shape[-2:], IGNORE, dtype=torch.uint8)
     mask = read_mask(pair.mask, labels)
@@ -137,6 +156,8 @@ def images_to_predict(given: Path) -> list[Pair]:
     names = [path.relative_to(files.root) for path in readable]
     count = Counter(name.with_suffix("") for name in names)
     short = [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    if len({*short}) < len(names):  # as of a.bmp, a.png and a.bmp.png
+        short = names
     return [Pair(str(name), path, None) for name, path in zip(short, readable, strict=True)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.loggers.panels import Confusion, Histogram, Panel, Picture, Pictures, Rows
+from tasks.loggers.panels import Bars, Confusion, Histogram, Panel, Picture, Pictures, Rows
 
 if TYPE_CHECKING:
     from tasks.segmentation.data import SegmentationDataModule
@@ -37,6 +37,7 @@ def segmentation_panels(outcome: Outcome | None, data: SegmentationDataModule) -
         )
     return {
         f"{split}/confusion": Confusion(outcome.confusion, names),
+        f"{split}/iou_bars": Bars(("class", "iou"), dict(zip(names, outcome.iou.tolist(), strict=True))),
         f"{split}/iou_by_class": Rows(("class", "iou", "pixels"), by_class),
         f"{split}/iou_over_classes": Histogram(outcome.iou),
         f"{split}/predictions": Pictures(shown),

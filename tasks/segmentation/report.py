@@ -37,8 +37,9 @@ def _predictions(outcome: Outcome, data: SegmentationDataModule) -> Html:
         seen |= {*small.mask.flatten().tolist(), *small.predicted.flatten().tolist()} - {IGNORE}
         is_labelled = example.mask != IGNORE
         right = (example.predicted == example.mask)[is_labelled].float().mean()
+        share = f"{classes.percent(float(right))} of the labelled pixels are right"
         alt = f"{example.name}: image, true classes, predicted classes"
-        told = f"{example.name}: {classes.percent(float(right))} of the labelled pixels are right"
+        told = f"{example.name}: {share if is_labelled.any() else 'no pixel is labelled'}"
         shown.append(figures.picture(small.comparison(data), alt, told, longest=3 * _LONGEST))
     legend = (
         page.swatch("#{:02x}{:02x}{:02x}".format(*data.labels.palette[index]), f"{data.class_name(index)}  ")

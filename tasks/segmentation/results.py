@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from tasks.ranks import gathered
 from tasks.report import fraction, print_table
 from tasks.segmentation.data import SegmentationDataModule
 from tasks.segmentation.labels import IGNORE
-from tasks.segmentation.overlays import legend, overlay, to_picture, write_prediction
+from tasks.segmentation.overlays import WRITTEN, legend, overlay, to_picture, write_prediction
 from tasks.segmentation.record import Outcome
 from tasks.tables import write_table
 
@@ -102,6 +103,13 @@ class PredictionFiles(BasePredictionWriter):
     def __init__(self, folder: Path) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.count = folder, 0
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove the predictions from before: those of two sets of images could not be told apart."""
+        if trainer.is_global_zero:
+            for name in WRITTEN:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        trainer.strategy.barrier()
 
     def write_on_batch_end(
         self,

@@ -234,6 +234,16 @@ def test_an_empty_and_a_missing_split(here, tmp_path, data, build):
     assert missing.startswith("data.root: expected a folder ") and missing.endswith("which does not exist")
 
 
+def test_instance_ids_are_checked_with_their_masks(here, tmp_path):
+    place = cityscapes_tree(tmp_path / "pairs")
+    missing, broken = sorted((place / "gtFine/train").glob("*/*_instanceIds.png"))[:2]
+    missing.unlink()
+    broken.write_bytes(b"no image")
+    code, report = here("cityscapes", place)
+    assert code == 1 and report["problems"] == [f"{missing}: missing, where others are"]
+    assert [one["reason"].partition(":")[0] for one in report["broken"]] == [str(broken)]
+
+
 def test_masks_are_checked_by_workers_too(tmp_path):
     place = cityscapes_tree(tmp_path / "pairs", train=2, val=1)
     mask = sorted(place.glob(MASKS["cityscapes"].format("train")))[0]

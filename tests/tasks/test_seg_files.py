@@ -12,6 +12,7 @@ from tasks.segmentation.check import cityscapes
 from tasks.segmentation.cityscapes import CityscapesDataModule
 from tasks.segmentation.labels import CITYSCAPES, IGNORE, ade20k
 from tasks.segmentation.masks import BadMask, read_mask
+from tasks.segmentation.pairs import images_to_predict
 
 # Of the data set's own table, raw ids 0 to 33.
 TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, *range(6, 16), 255, 255, 16, 17, 18]
@@ -111,10 +112,58 @@ def test_ade_names_that_several_classes_have_are_told_apart(places):
 
 def test_instance_ids_have_sixteen_bits(streets):
     data = data_of(streets)
-    ids = data.instance_ids("val", 0)
+    ids = data.instance_ids("val", 0, data.examples("val")[0][1].shape)
     labels = np.asarray(Image.open(mask_files(streets)[0]))
     assert ids.max() >= 24_000
     assert np.array_equal(np.where(ids >= 1000, ids // 1000, ids), labels)
+
+
+def test_instance_ids_are_there_for_all_images_or_for_none(streets):
+    first, *_ = sorted((streets / "gtFine/val").glob("*/*_instanceIds.png"))
+    first.unlink()
+    for stage in ("fit", "test"):
+        with pytest.raises(UserError, match="expected instance ids for every image or for none, got"):
+            data_of(streets).setup(stage)
+    data_of(streets).setup("validate")
+    for path in (streets / "gtFine/val").glob("*/*_instanceIds.png"):
+        path.unlink()
+    data = data_of(streets)
+    data.setup("test")
+    assert data.instance_ids("val", 0, torch.Size([96, 144])) is None
+
+
+def test_wrong_instance_ids_are_told_in_one_line(streets):
+    path = sorted((streets / "gtFine/val").glob("*/*_instanceIds.png"))[0]
+    data = data_of(streets)
+    size = data.examples("val")[0][1].shape
+    save(path, np.asarray(Image.open(path))[:-1])
+    with pytest.raises(BadMask, match=r"instanceIds.png: expected .* got"):
+        data.instance_ids("val", 0, size)
+    path.write_bytes(b"no image")
+    with pytest.raises(BadMask, match=r"instanceIds\.png: expected an image of instance ids, no image"):
+        data.instance_ids("val", 0, size)
+
+
+def test_an_image_is_laid_on_its_mask_as_stored(places):
+    """A camera's note of its orientation does not turn the mask, and so not the image."""
+    layout = data_of(places, ADE20KDataModule).layout("val")
+    image = sorted(layout.images.glob("*.jpg"))[0]
+    pixels = Image.open(image)
+    pixels.load()
+    noted = Image.Exif()
+    noted[0x0112] = 3  # turned by 180°
+    pixels.save(image, exif=noted, quality=95)
+    data = data_of(places, ADE20KDataModule)
+    loaded, _ = data.examples("val")[0]
+    stored = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)
+    # JPEG decoders differ by a few levels; turned, the difference would be that of two scenes.
+    assert (loaded.float() - stored.float()).abs().mean() < 2
+
+
+def test_names_of_predicted_images_stay_apart(tmp_path):
+    for name in ("a.bmp", "a.png", "a.bmp.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert len({pair.name for pair in images_to_predict(tmp_path)}) == 3
 
 
 def test_images_without_masks_can_be_predicted(streets):
@@ -123,7 +172,6 @@ def test_images_without_masks_can_be_predicted(streets):
     images, masks, _ = next(iter(data.predict_dataloader()))
     assert data.sample_name("predict", 0) == "berlin/berlin_000000_000019_leftImg8bit"
     assert images[0].shape == (3, *ODD_SIZE) and (masks[0] == IGNORE).all()
-    assert data.instance_ids("predict", 0) is None
 
 
 def wrong_size(root):

@@ -111,6 +111,23 @@ def test_no_more_windows_than_asked_for_are_in_the_network(network):
     assert sum(shape[0] for shape in seen) == 2 * 9
 
 
+def test_windows_are_those_of_one_image_at_a_time(network):
+    """The sum over the windows of an image, at the size of the largest scale, is held once."""
+    held = []
+
+    class Watched(Inference):
+        def logits(self, network, images):
+            held.append(len(images))
+            return super().logits(network, images)
+
+    images = pictures((20, 24), (20, 24), (20, 24))
+    slides = [*Watched("slide", (16, 16), (12, 12))(network, images)]
+    assert held == [1, 1, 1]
+    held.clear()
+    assert len(slides) == len([*Watched()(network, images)]) == 3
+    assert held == [3]
+
+
 def test_no_images_give_nothing(network):
     assert list(Inference()(network, [])) == []
 

@@ -11,7 +11,7 @@ import yaml
 from seg_trees import cityscapes_tree
 from task_paths import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def start(config, stage, *options):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     return out
 

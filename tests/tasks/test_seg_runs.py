@@ -204,8 +204,9 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(seg, tmp_path, ru
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 
 
-def test_scores_do_not_depend_on_the_batch(seg, configure, streets, runs):
-    config = configure("cityscapes", streets)
+def test_scores_do_not_depend_on_the_batch(seg, configure, tmp_path, runs):
+    # Two images of one size, and one of another.
+    config = configure("cityscapes", cityscapes_tree(tmp_path / "three", val=3, odd=True))
     assert seg("fit", "--config", config, "--trainer.max_epochs", "1").code == 0
     checkpoint = runs / "cityscapes/checkpoints/best.ckpt"
     tables = []

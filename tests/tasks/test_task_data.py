@@ -1,6 +1,7 @@
 """Samplers, seeded augmentation, the digits and predictions."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from tasks.classification.digits import DigitsDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.data import SeededDataset
+from tasks.errors import UserError
 from tasks.samplers import EpochSampler, EvaluationSampler, seed_for
 from tasks.splits import stratified_split
 
@@ -189,3 +191,16 @@ def test_predictions_are_the_models_own(fit, cli, small, runs):
     assert sum(int(row["predicted"]) != int(p) for row, p in zip(rows, predicted, strict=True)) <= 1
     got = torch.tensor([float(row["probability"]) for row in rows])
     torch.testing.assert_close(got, probability, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loader", ["val_dataloader", "test_dataloader", "predict_dataloader"])
+def test_each_process_needs_an_image_to_evaluate(loader):
+    data = DigitsDataModule(batch_size=4)
+    data.setup("fit")
+    data.examples = lambda split: [(torch.zeros(3, 2, 2), 0)] * 2
+    strategy = SimpleNamespace(broadcast=lambda value: value)
+    data.trainer = SimpleNamespace(world_size=3, global_rank=0, strategy=strategy)
+    with pytest.raises(UserError, match="expected an image for each of 3 processes, got 2"):
+        getattr(data, loader)()
+    data.trainer.world_size = 2
+    assert len(getattr(data, loader)()) == 1

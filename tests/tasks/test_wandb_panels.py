@@ -11,6 +11,7 @@ import torch
 from tasks.errors import UserError
 from tasks.loggers import ResilientWandb
 from tasks.loggers.panels import (
+    Bars,
     Confusion,
     Histogram,
     Picture,
@@ -47,6 +48,12 @@ def test_an_even_picture_keeps_its_level(level):
 def test_a_table_holds_its_cells():
     table = to_wandb(Rows(("class", "accuracy"), [("a", 0.5)]), "x")
     assert (table.columns, table.data) == (["class", "accuracy"], [["a", 0.5]])
+
+
+def test_bars_leave_out_what_is_not_known():
+    chart = to_wandb(Bars(("class", "iou"), {"a": 0.5, "b": float("nan")}), "x")
+    assert chart.table.columns == ["class", "iou"] and chart.table.data == [["a", 0.5]]
+    assert chart.spec.spec_name == "wandb/bar/v0"
 
 
 def test_the_confusion_matrix_has_a_row_for_each_pair():
