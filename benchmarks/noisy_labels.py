@@ -1,131 +1,216 @@
-"""Test accuracy under label noise by method and normalizer over seeds: runs of the suite, gathered in tables.
+"""Accuracy under label noise by method and normalizer over seeds: runs of the suite, gathered in tables.
 
     python -m benchmarks.noisy_labels [--methods ce gce elr co_teaching divide_mix] [--norms bn sn en]
-        [--rates 0 0.4] [--seeds 0 1 2] [--config conf/noisy_labels/….yaml] [--epochs N]
+        [--rates 0 0.4] [--seeds 0 1 2] [--kind symmetric|pair] [--config conf/noisy_labels/….yaml]
 
-Every run is a call of the task's own command line with the same configuration and the same number of epochs;
-methods with two networks compute about twice as much (Co-teaching) or more (DivideMix). A run that has its
-result is not repeated, so that an interrupted series goes on. The seed is that of the run and of the noise.
-Prints test accuracy of the best and validation accuracy of the last epoch, mean ± standard deviation over the
-seeds, and how well wrong labels are found; writes results/noisy_labels.json.
+Every run is the task's own command line with the same configuration and number of epochs; methods with two
+networks compute two (Co-teaching) to five times as much (DivideMix). The seed is that of the run and of the
+noise. First the learning rate of each method is chosen among three, by the best validation accuracy of one
+run with bn, noise of the highest rate and another seed. Co-teaching is told the rate of the noise.
+
+Writes results/noisy_labels.json after each run, so that an interrupted series goes on, and after each rate
+the tables into docs/noisy_labels.md. Another configuration, kind of noise or tuning starts anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
-import subprocess
+import json
+import multiprocessing
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.measure import markdown, write_result
+import torch
+import yaml
 
-TEST, LAST = "test/top1", "val/top1"
-NOISE = ("train/memorised", "train/noise_auroc_suspects", "train/noise_auroc_loss", "train/noise_auroc_ratio")
-DEFAULTS: dict[str, list[str]] = {
-    "co_teaching": ["--model.loss_options.forget_rate", "{rate}"],
-    "divide_mix": ["--model.loss_options.warm_up", "5"],
+from benchmarks.measure import RESULTS, machine
+from benchmarks.noisy_labels_tables import BEST, LAST, NOISE, TEST, Row, report
+from tasks.whole_file import whole_file
+
+METHODS: dict[str, list[str]] = {
+    "ce": [],
+    "gce": ["--model.loss_options.q", "0.7"],
+    "elr": ["--model.loss_options.beta", "0.7", "--model.loss_options.strength", "3"],
+    "co_teaching": [
+        "--model.loss_options.forget_rate",
+        "{rate}",
+        "--model.loss_options.gradual_epochs",
+        "10",
+    ],
+    "divide_mix": [],
 }
-"""Options of methods that are not their defaults."""
-
-
-def run(args: argparse.Namespace, method: str, norm: str, rate: float, seed: int) -> dict[str, Any]:
-    """Train and test once; the last value of each metric and the wall time of the command."""
-    name = f"{Path(args.config).stem}-{method}-{norm}-noise{rate:g}-seed{seed}"
-    folder = args.runs_dir / "noisy_labels" / name
-    start = time.perf_counter()
-    if TEST not in metrics_of(folder):
-        kind = "symmetric" if rate else "none"
-        command = [
-            sys.executable, "-m", "tasks.noisy_labels", "fit", "--config", args.config,
-            "--model.method", method, "--model.norm", norm,
-            "--data.noise.kind", kind, "--data.noise.rate", str(rate),
-            "--data.noise.seed", str(seed), "--seed_everything", str(seed), "--name", name,
-            "--runs_dir", str(args.runs_dir), "--resume", "auto", "--test", "true",
-            "--wandb.mode", "disabled",
-            *(option.format(rate=rate) for option in DEFAULTS.get(method, [])),
-            *(["--trainer.max_epochs", str(args.epochs)] if args.epochs else []),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    metrics = metrics_of(folder)
-    if TEST not in metrics:
-        raise RuntimeError(f"{folder / 'metrics.csv'}: expected a row with {TEST}, found none")
-    kept = {metric: metrics[metric] for metric in (TEST, LAST, *NOISE) if metric in metrics}
-    row = {"method": method, "norm": norm, "rate": rate, "seed": seed, **kept}
-    return {**row, "seconds": time.perf_counter() - start}
-
-
-def metrics_of(folder: Path) -> dict[str, float]:
-    """The last value of each metric that a run has logged."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {name: float(value) for row in csv.DictReader(file) for name, value in row.items() if value}
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation, in per cent."""
-    deviation = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{deviation}" if values else ""
-
-
-def table(rows: list[dict[str, Any]], metric: str) -> str:
-    """A metric as Markdown, a line a noise rate and method, a column a normalizer."""
-    norms = list(dict.fromkeys(row["norm"] for row in rows))
-    lines = []
-    for rate, method in dict.fromkeys((row["rate"], row["method"]) for row in rows):
-        of_line = [row for row in rows if (row["rate"], row["method"]) == (rate, method) and metric in row]
-        cells = [spread([row[metric] for row in of_line if row["norm"] == norm]) for norm in norms]
-        lines.append([f"{100 * rate:g} %", method, *cells])
-    return markdown(["noise", "method", *norms], lines)
-
-
-def gains(rows: list[dict[str, Any]]) -> str:
-    """Whether each method beats cross-entropy under noise by more than both standard deviations together."""
-    lines = []
-    for norm, rate, method in dict.fromkeys((row["norm"], row["rate"], row["method"]) for row in rows):
-        own, plain = (
-            [r[TEST] for r in rows if (r["norm"], r["rate"], r["method"]) == (norm, rate, name)]
-            for name in (method, "ce")
-        )
-        if method == "ce" or not rate or len(own) < 2 or len(plain) < 2:
-            continue
-        gain, noise = mean(own) - mean(plain), stdev(own) + stdev(plain)
-        verdict = "yes" if gain > noise else "no"
-        lines.append([norm, f"{100 * rate:g} %", method, f"{100 * gain:+.2f}", f"{100 * noise:.2f}", verdict])
-    return markdown(["norm", "noise", "method", "over ce, points", "deviations", "outside"], lines)
+"""Options of each method: those of its paper; the epochs of a change cut to the short runs."""
+LEARNING_RATES = ["0.05", "0.025", "0.1"]
+"""What is tried for each method; of equally good ones the first is taken."""
+TUNING_NORM, TUNING_SEED = "bn", 100
+RESULT = RESULTS / "noisy_labels.json"
+DOCS = Path(__file__).parents[1] / "docs" / "noisy_labels.md"
+BEGIN, END = "<!-- study: python -m benchmarks.noisy_labels -->\n", "<!-- end of the study -->\n"
 
 
 def main() -> None:
-    """Run, print and write."""
+    """Tune, run, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="conf/noisy_labels/digits.yaml")
-    parser.add_argument("--methods", nargs="+", default=["ce", "gce", "elr", "co_teaching", "divide_mix"])
+    parser.add_argument("--config", default="conf/noisy_labels/digits_study.yaml")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--norms", nargs="+", default=["bn", "sn", "en"])
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.0, 0.4])
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.4, 0.0])
+    parser.add_argument("--kind", choices=["symmetric", "pair"], default="symmetric")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=0, help="0 for those of the configuration")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/study"))
     args = parser.parse_args()
-    rows = []
+    torch.set_num_threads(1)
+    prepare()
+    study = Study(args.config, args.kind, max(args.rates), args.runs_dir)
+    for method in args.methods:
+        study.tune(method)
     for rate in args.rates:
-        for method in args.methods:
-            for norm in args.norms:
-                for seed in args.seeds:
-                    rows.append(run(args, method, norm, rate, seed))
-                    told = "{method} {norm} noise {rate:g} seed {seed}: {test/top1:.4f} in {seconds:.0f} s"
-                    print(told.format(**rows[-1]), flush=True)
-    for metric in (TEST, LAST, *NOISE):
-        if any(metric in row for row in rows):
-            print(f"\n{metric}, %\n\n{table(rows, metric)}")
-    print(f"\n{gains(rows)}\n\nwritten: {write_result('noisy_labels', rows)}")
+        for seed in args.seeds:
+            for method in args.methods:
+                for norm in args.norms:
+                    study.run(method, norm, rate, seed)
+        told = report(study.result)
+        write_docs(told)
+    print(f"\n{told}\n\nwritten: {RESULT}, {DOCS}")
+
+
+class Study:
+    """The runs of one configuration.
+
+    Args:
+        config: Configuration of the task.
+        kind: Kind of noise.
+        rate: Its rate for tuning.
+        runs_dir: Parent of the run folders.
+
+    Attributes:
+        result: What is written: the machine, the settings, the rows of the tuning and of the runs.
+    """
+
+    def __init__(self, config: str, kind: str, rate: float, runs_dir: Path) -> None:
+        settings = {
+            "config": config,
+            "configuration": yaml.safe_load(Path(config).read_text(encoding="utf-8")),
+            "kind": kind,
+            "options": METHODS,
+            "tuned": {"rate": rate, "norm": TUNING_NORM, "seed": TUNING_SEED, "lr": LEARNING_RATES},
+        }
+        settings = json.loads(json.dumps(settings))
+        before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+        if any(before.get(name) != value for name, value in settings.items()):
+            before = {}
+        self.runs_dir, self.config, self.kind, self.rate = runs_dir, config, kind, rate
+        self.result: dict[str, Any] = {
+            "machine": machine(),
+            **settings,
+            "chosen": before.get("chosen", {}),
+            "tuning": before.get("tuning", []),
+            "rows": before.get("rows", []),
+        }
+
+    def tune(self, method: str) -> None:
+        """Choose the learning rate of a method."""
+        for lr in LEARNING_RATES:
+            key = {"method": method, "lr": lr}
+            if not any(key.items() <= row.items() for row in self.result["tuning"]):
+                measured = self.measure(method, TUNING_NORM, self.rate, TUNING_SEED, lr, test=False)
+                self.add("tuning", {**key, **measured})
+        tried = [row for row in self.result["tuning"] if row["method"] == method]
+        best = max(tried, key=lambda row: (row[BEST], -LEARNING_RATES.index(row["lr"])))
+        self.result["chosen"][method] = best["lr"]
+
+    def run(self, method: str, norm: str, rate: float, seed: int) -> None:
+        """Train and test once, if it has not been done."""
+        key = {"method": method, "norm": norm, "rate": rate, "seed": seed}
+        if not any(key.items() <= row.items() for row in self.result["rows"]):
+            lr = self.result["chosen"][method]
+            self.add("rows", {**key, **self.measure(method, norm, rate, seed, lr, test=True)})
+
+    def measure(self, method: str, norm: str, rate: float, seed: int, lr: str, *, test: bool) -> Row:
+        """Metrics of one run, and its wall time."""
+        name = f"{method}-{norm}-noise{rate:g}-seed{seed}-lr{lr}"
+        folder = self.runs_dir / "noisy_labels" / name
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run, or of another configuration
+        line = [
+            "fit", "--config", self.config, "--model.method", method, "--model.norm", norm,
+            "--data.noise.kind", self.kind if rate else "none", "--data.noise.rate", str(rate),
+            "--data.noise.seed", str(seed), "--seed_everything", str(seed), "--name", name,
+            "--runs_dir", str(self.runs_dir), "--test", str(test).lower(), "--wandb.mode", "disabled",
+            "--model.lr", lr, *(option.format(rate=rate) for option in METHODS[method]),
+        ]  # fmt: skip
+        start = time.perf_counter()
+        in_a_process(line, self.runs_dir / f"{name}.log")
+        return {**metrics_of(folder / "metrics.csv"), "seconds": round(time.perf_counter() - start, 1)}
+
+    def add(self, table: str, row: Row) -> None:
+        """Keep a row, in the file too."""
+        self.result[table].append(row)
+        print(table, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
+        sys.stdout.flush()
+        with whole_file(RESULT) as file:
+            file.write(json.dumps(self.result, indent=1, ensure_ascii=False) + "\n")
+
+
+def prepare() -> None:
+    """Import what the runs need once: each is a fork of this process."""
+    for name in ("sklearn.metrics", "sklearn.mixture", "timm", "tasks.cli", "tasks.noisy_labels.module"):
+        import_module(name)
+    RESULTS.mkdir(exist_ok=True)
+
+
+def in_a_process(line: list[str], log: Path) -> None:
+    """Run a command line of the task in a process of its own.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(line, log))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{' '.join(line)}: exit code {process.exitcode}, see {log}")
+
+
+def _command(line: list[str], log: Path) -> None:
+    import tasks.report.run
+    from tasks.noisy_labels.__main__ import main as noisy_labels
+
+    tasks.report.run.write_report = lambda *_: None  # a fifth of the time
+    sys.argv = sys.argv[:1]  # Lightning looks at it
+    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        noisy_labels(line)
+
+
+def metrics_of(path: Path) -> Row:
+    """What the tables need of a run's `metrics.csv`."""
+    series: dict[str, list[float]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value:
+                    series.setdefault(name, []).append(float(value))
+    accuracies = series["val/top1"]
+    last = {name: series[name][-1] for name in (TEST, *NOISE) if name in series}
+    return {BEST: max(accuracies), LAST: accuracies[-1], **last}
+
+
+def write_docs(text: str) -> None:
+    """Put the tables between their marks in the documentation."""
+    before, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise RuntimeError(f"{DOCS}: expected the lines {BEGIN!r} and {END!r}")
+    with whole_file(DOCS) as file:
+        file.write(f"{before}{begin}\n{text}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,11 +35,11 @@ KINDS = ("SyncBatchNorm", "bn", "sn", "ssn", "en")
 CHANNELS = (64, 256, 2048)
 
 
-class Messages(TorchDispatchMode):
+class Messages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of each message that this process sends while the mode is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sent: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,7 +83,9 @@ def without_kernels() -> Iterator[None]:
         "batch_norm_backward_reduce": lambda dy, x, *_: (*per_channel(x), *per_channel(x)),
         "batch_norm_backward_elemt": lambda dy, *_: dy.clone(),
     }
-    with mock.patch.multiple(torch, **stand_ins):
+    with ExitStack() as stack:
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(mock.patch.object(torch, name, stand_in))
         yield
 
 
@@ -110,18 +112,19 @@ def count(model: nn.Module, x: Tensor) -> dict[str, list[int]]:
 
 def layer_rows() -> list[dict[str, Any]]:
     """Messages of one layer of each kind and width."""
-    return [
-        {"kind": kind, "channels": channels, **count(build(kind, channels), torch.randn(2, channels, 4, 4))}
-        for channels in CHANNELS
-        for kind in KINDS
-    ]
+    rows = []
+    for channels in CHANNELS:
+        x = torch.randn(2, channels, 4, 4, requires_grad=True)
+        for kind in KINDS:
+            rows.append({"kind": kind, "channels": channels, **count(build(kind, channels), x)})
+    return rows
 
 
 def layer_times(batch: int, rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of a training step of an EN layer on 8×8 maps, alone and synchronised."""
     rows = []
     for channels in CHANNELS:
-        x = torch.randn(batch, channels, 8, 8)
+        x = torch.randn(batch, channels, 8, 8, requires_grad=True)
         layers = {sync: build("en", channels, sync) for sync in (False, True)}
         runs = {str(sync): partial(_step, layer, x) for sync, layer in layers.items()}
         times = {sync: summary(seconds)["ms"] for sync, seconds in interleaved(runs, 5 * rounds).items()}
@@ -160,9 +163,7 @@ def table(layers: list[dict[str, Any]], times: list[dict[str, Any]], row: dict[s
         [r["kind"], str(r["channels"]), *(" + ".join(map(str, r[way])) for way in ("forward", "backward"))]
         for r in layers
     ]
-    seconds = [
-        [str(r["channels"]), f"{r['alone_ms']:.2f}", f"{r['sync_ms']:.2f}"] for r in times
-    ]
+    seconds = [[str(r["channels"]), f"{r['alone_ms']:.2f}", f"{r['sync_ms']:.2f}"] for r in times]
     network = [
         [way, str(row[f"{way}_messages"]), f"{row[f'{way}_bytes']:,}"] for way in ("forward", "backward")
     ]
@@ -205,7 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (folder, args), nprocs=args.processes, join=True)
+        spawn(_rank, (folder, args), nprocs=args.processes)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class BaseModule(pl.LightningModule):
         schedule: Shape of the learning rate over the run.
         warmup_epochs: Length of the linear warm-up, in epochs (fractions allowed).
         milestones: Epochs at which the "step" schedule multiplies the rate by `lr_gamma`.
-        lr_gamma: Factor of the "step" schedule.
+        lr_gamma: Factor of the "step" schedule, and of the "exponential" one after each epoch.
         poly_power: Exponent of the "poly" schedule.
         min_lr: Learning rate at the end of the "cosine" and "poly" schedules; scaled as `lr` is.
         sync: Whether batch statistics, of whatever normalizer has them, span all processes.
@@ -182,6 +182,7 @@ class BaseModule(pl.LightningModule):
             total=int(total),
             warmup=round(self.warmup_epochs * per_epoch),
             milestones=[round(epoch * per_epoch) for epoch in self.milestones],
+            epoch=max(round(per_epoch), 1),
             gamma=self.lr_gamma,
             power=self.poly_power,
             floor=self.min_lr / self.lr,

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tasks.errors import UserError
 from tasks.images import UnreadableImage
+from tasks.loader_signals import outlive_signals
 from tasks.samplers import EpochSampler, EvaluationSampler, Key, seed_for
 from tasks.unreadable import NoneUnreadable, UnreadableFiles, summary, temporary_log
 
@@ -173,6 +175,11 @@ class BaseDataModule(pl.LightningDataModule, ABC):
             if training
             else NoneUnreadable(split)
         )
+        if not training and self.trainer and len(examples) < self.trainer.world_size:
+            raise UserError(
+                f"{split}: expected an image for each of {self.trainer.world_size} processes, got "
+                f"{len(examples)}"
+            )
         dataset = SeededDataset(examples, self.seed, unreadable)
         share = (
             {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
@@ -200,4 +207,5 @@ class BaseDataModule(pl.LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            worker_init_fn=outlive_signals,
         )

@@ -1,7 +1,7 @@
 """`python -m tasks.launch [options] <task> fit …`: several processes, on one or more machines, by torchrun.
 
 torchrun's agents start the processes of their machine, and start all of them again when one dies or a machine
-comes back; see docs/distributed.md.
+comes back; see docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # With the store shared, an agent keeps the address of the first round, which one that comes back
         # never hears of: both wait until the timeout.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        # Seconds to finish the step and a validation, and to save, after a signal; torchrun kills after 30.
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "100")
         from torch.distributed.run import parse_args, run
 
         with one_line_ends(options):

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from tasks.errors import UserError
 
+_GLOO = ("gloo", "timeout caused pair closure")
+"""Words of gloo's own failures, which have no type of theirs."""
+
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
@@ -20,8 +23,7 @@ def lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Gloo's own failures have no type of theirs.
-        if not isinstance(error, DistError) and "gloo" not in str(error):
+        if not isinstance(error, DistError) and not any(words in str(error) for words in _GLOO):
             raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"another process of this run is gone or does not answer ({reason})") from error

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from exemplar_norm.switch import SparseSwitchNorm
 
 OptimizerName = Literal["sgd", "adamw"]
-ScheduleName = Literal["cosine", "step", "onecycle", "poly", "constant"]
+ScheduleName = Literal["cosine", "step", "exponential", "onecycle", "poly", "constant"]
 
 _TORCH_NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms, SyncBatchNorm included
@@ -96,7 +96,8 @@ class Schedule:
         total: Number of steps in all.
         warmup: Number of steps of the linear warm-up.
         milestones: Steps at which "step" multiplies by `gamma`.
-        gamma: See `milestones`.
+        epoch: Steps of an epoch, after each of which "exponential" multiplies by `gamma`.
+        gamma: See `milestones` and `epoch`.
         power: Exponent of "poly".
         floor: Factor at the end of "cosine" and "poly".
     """
@@ -105,6 +106,7 @@ class Schedule:
     total: int
     warmup: int = 0
     milestones: Sequence[int] = ()
+    epoch: int = 1
     gamma: float = 0.1
     power: float = 0.9
     floor: float = 0.0
@@ -117,6 +119,8 @@ class Schedule:
             return (step + 1) / self.warmup
         if self.name == "step":
             return self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        if self.name == "exponential":
+            return self.gamma ** (step // self.epoch)
         if self.name == "constant":
             return 1.0
         progress = min((step - self.warmup) / max(self.total - self.warmup, 1), 1.0)

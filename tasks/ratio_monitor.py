@@ -130,7 +130,7 @@ class RatioMonitor(Callback):
         self._write(trainer, "val", layers)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
-                logger.log_metrics(scalars(layers), step=trainer.global_step)
+                logger.log_metrics(scalars(layers), step=_last_step(trainer))
 
     def _follows_validation(self, trainer: pl.Trainer) -> bool:
         return self._has_layers and trainer.state.fn == "fit" and not trainer.sanity_checking
@@ -142,8 +142,7 @@ class RatioMonitor(Callback):
     def _write(self, trainer: pl.Trainer, split: str, layers: list[LayerRatios]) -> None:
         if self.folder is None or not layers:
             return
-        # As Lightning counts: the step of a row is that of the last batch before it, from 0.
-        when = Epoch(trainer.current_epoch, max(trainer.global_step - 1, 0), split, layers)
+        when = Epoch(trainer.current_epoch, _last_step(trainer), split, layers)
         try:
             append_ratios(self.folder, when)
             if any(layer.class_mean is not None for layer in layers):
@@ -154,6 +153,11 @@ class RatioMonitor(Callback):
             if not self._told:
                 self._told = True
                 rank_zero_warn(f"ratios.csv cannot be written, training goes on without it: {error!r}")
+
+
+def _last_step(trainer: pl.Trainer) -> int:
+    """The step of the last batch, from 0: that of Lightning's own rows."""
+    return max(trainer.global_step - 1, 0)
 
 
 def labels_of(batch: Any) -> Tensor | None:

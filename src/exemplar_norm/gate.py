@@ -6,14 +6,16 @@ R = reduction, G = D / R.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.hooks import RemovableHandle
 
-# A forward hook sees λ from whichever form of the map; these need the gate itself to run.
+# These need the gate itself to run; so do forward hooks, which may change λ, unless they came by `observe`.
 _HOOKS = (
     "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward",
 )  # fmt: skip
@@ -64,6 +66,7 @@ class Gate(nn.Module):
         )  # fmt: skip
         self.fc1 = nn.Linear(K * K, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, K, device=device, dtype=dtype)
+        self._observers: set[int] = set()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -78,14 +81,21 @@ class Gate(nn.Module):
         return self.conv.weight, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
 
     def is_plain(self) -> bool:
-        """Whether another form may stand in for the gate: each part is its own, no hook but forward ones."""
+        """Whether another form may stand in for the gate: each part is its own, no hook but observers."""
         parts = (self, self.conv, self.fc1, self.fc2)
         kinds = tuple(type(part) for part in parts)
         return (
             kinds == (Gate, nn.Conv1d, nn.Linear, nn.Linear)
             and not any(vars(self).get(name) for name in _HOOKS)
+            and self._forward_hooks.keys() <= self._observers
             and not _has_any_global_hook()
         )
+
+    def observe(self, hook: Callable[..., None]) -> RemovableHandle:
+        """Register a forward hook that looks at λ and returns nothing: the faster forms stay in use."""
+        handle = self.register_forward_hook(hook)
+        self._observers.add(handle.id)
+        return handle
 
     def forward(self, descriptor: Tensor, ratio: Tensor | None = None) -> Tensor:
         """Map the descriptor (N, K, D) to λ (N, K), or return λ as another form of the map has found it."""

@@ -124,13 +124,13 @@ class RunningStatistics(nn.Module):
     @torch.no_grad()
     def count_batch(self, step: int | Tensor = 1) -> bool:
         """Count a batch whose statistics are about to move the averages; False if it was counted before."""
-        if _is_recomputation():
+        if is_recomputation():
             return False
         self.num_batches_tracked.add_(step)
         return True
 
 
-def _is_recomputation() -> bool:
+def is_recomputation() -> bool:
     """Whether this forward runs inside a backward: activation checkpointing has counted the batch already."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 

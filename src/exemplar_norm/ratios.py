@@ -49,7 +49,7 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return keep
 
     handles = [
-        layer.gate.register_forward_hook(hook_for(_unwrapped(model, name)))
+        layer.gate.observe(hook_for(unwrapped_name(model, name)))
         for name, layer in model.named_modules()
         if isinstance(layer, ExemplarNorm)
     ]
@@ -62,7 +62,8 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _unwrapped(model: nn.Module, name: str) -> str:
+def unwrapped_name(model: nn.Module, name: str) -> str:
+    """The name of a module of `model` without what PyTorch's wrappers put into it, as "module."."""
     parts, module = [], model
     for part in name.split(".") if name else ():
         if not _is_wrapper_of(module, part):

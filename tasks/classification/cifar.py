@@ -102,7 +102,9 @@ class _CIFARDataModule(ImageDataModule):
         """Images of one split."""
         if not training:
             return ImageArray(*self.arrays[split], self.image_steps())
-        augmented = augmentations(self.auto_augment, self.color_jitter, self.erasing, self.mean, "cifar10")
+        augmented = augmentations(
+            self.auto_augment, self.color_jitter, self.erasing, self.mean, "cifar10", self.hue_jitter
+        )
         crop = v2.RandomCrop(_SIZE, padding=_SIZE // 8)
         return ImageArray(*self.arrays[split], [crop, v2.RandomHorizontalFlip(), *augmented])
 

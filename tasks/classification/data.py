@@ -106,6 +106,7 @@ class ImageDataModule(ClassificationDataModule):
         num_workers: Loader processes; 0 loads in the training process.
         auto_augment: Automatic augmentation of the training images, with torchvision's defaults.
         color_jitter: Range j of the factors [1 − j, 1 + j] on brightness, contrast and saturation.
+        hue_jitter: Greatest turn of the hue either way, as a share of the whole circle.
         erasing: Probability of erasing a rectangle, filled with the mean colour.
         repeats: Times that an image comes in a training epoch, each time augmented anew; the epoch is as
             long as ever.
@@ -118,6 +119,7 @@ class ImageDataModule(ClassificationDataModule):
         num_workers: int = 8,
         auto_augment: AutoAugment | None = None,
         color_jitter: float = 0.0,
+        hue_jitter: float = 0.0,
         erasing: float = 0.0,
         repeats: int = 1,
         **kwargs: Any,
@@ -125,11 +127,14 @@ class ImageDataModule(ClassificationDataModule):
         super().__init__(batch_size=batch_size, num_workers=num_workers, **kwargs)
         if color_jitter < 0:
             raise ValueError(f"data.color_jitter: expected a number ≥ 0, got {color_jitter}")
+        if not 0 <= hue_jitter <= 0.5:
+            raise ValueError(f"data.hue_jitter: expected a number in [0, 0.5], got {hue_jitter}")
         if not 0 <= erasing <= 1:
             raise ValueError(f"data.erasing: expected a probability, got {erasing}")
         if repeats < 1:
             raise ValueError(f"data.repeats: expected a positive number, got {repeats}")
-        self.auto_augment, self.color_jitter, self.erasing = auto_augment, color_jitter, erasing
+        self.auto_augment, self.erasing = auto_augment, erasing
+        self.color_jitter, self.hue_jitter = color_jitter, hue_jitter
         self.repeats = repeats
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

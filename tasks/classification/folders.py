@@ -106,7 +106,9 @@ class ImageFilesDataModule(ImageDataModule):
         """Images of one split."""
         if not training:
             return ImageFiles(self.files(split), [read_image, *self.image_steps()])
-        augmented = augmentations(self.auto_augment, self.color_jitter, self.erasing, self.mean)
+        augmented = augmentations(
+            self.auto_augment, self.color_jitter, self.erasing, self.mean, hue_jitter=self.hue_jitter
+        )
         cropped = read_crop_flip(self.train_size, self.interpolation)
         return ImageFiles(self.files(split), [*cropped, *augmented])
 

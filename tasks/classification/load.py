@@ -61,6 +61,11 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     found = read_weight_file(file)
     if found.made_with is None or found.config is None:
         raise UserError(f"{file}: expected a checkpoint or an export of a classifier, got a plain state dict")
+    if found.config.get("ensemble"):
+        raise UserError(
+            f"{file}: expected a classifier of one network, got two whose mean is the prediction "
+            "(divide_mix): use python -m tasks.noisy_labels predict"
+        )
     inputs = Inputs.from_config(found.config, found.name)
     network = build_network(*found.made_with)  # type: ignore[arg-type]
     try:

@@ -31,6 +31,7 @@ def augmentations(
     erasing: float,
     mean: Colour,
     policy: str = "imagenet",
+    hue_jitter: float = 0.0,
 ) -> list[Callable[[Any], Any]]:
     """Steps behind crop and flip: automatic augmentation, colour jitter, erasing, each where asked for.
 
@@ -42,6 +43,7 @@ def augmentations(
         erasing: Probability of erasing a rectangle (Zhong et al. 2020).
         mean: Mean colour of the data, in [0, 1]: what is erased takes it.
         policy: Data set whose policy AutoAugment takes.
+        hue_jitter: Greatest turn of the hue either way, as a share of the whole circle.
     """
     steps: list[Callable[[Any], Any]] = []
     mode = v2.InterpolationMode.BILINEAR
@@ -53,8 +55,8 @@ def augmentations(
         steps.append(v2.TrivialAugmentWide(interpolation=mode))
     elif auto_augment == "augmix":
         steps.append(v2.AugMix(interpolation=mode))
-    if color_jitter:
-        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    if color_jitter or hue_jitter:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, hue_jitter))
     if erasing:
         steps.append(v2.RandomErasing(erasing, value=[round(255 * level) for level in mean]))
     return steps

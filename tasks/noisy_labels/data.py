@@ -22,6 +22,7 @@ from tasks.classification.folders import ImageFolderDataModule
 from tasks.classification.imagenet import ImageNetDataModule
 from tasks.data import Examples, SeededDataset
 from tasks.errors import UserError
+from tasks.loader_signals import outlive_signals
 from tasks.noisy_labels.noise import Labels, corrupt, transition_matrix
 from tasks.noisy_labels.noise_file import NOISY_LABELS, read_labels, write_labels
 from tasks.samplers import EvaluationSampler
@@ -105,6 +106,7 @@ class NoisyLabelsDataModule(ClassificationDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            worker_init_fn=outlive_signals,
         )
 
     def _relabelled(self, training: bool, views: int) -> Examples:
@@ -168,7 +170,32 @@ class SyntheticNoise(NoisyLabelsDataModule):
 
 
 class NoisyDigits(SyntheticNoise, DigitsDataModule):
-    """The embedded digits with noisy labels, see DigitsDataModule."""
+    """The embedded digits with noisy labels, see DigitsDataModule.
+
+    Args:
+        train_samples: How many of the training digits there are, the same in every run; None for all.
+        augment: Whether training digits are rotated, shifted, scaled and sheared.
+        **kwargs: Those of DigitsDataModule, and the noise.
+    """
+
+    def __init__(self, train_samples: int | None = None, augment: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if train_samples is not None and train_samples < 1:
+            raise ValueError(f"data.train_samples: expected a positive number, got {train_samples}")
+        self.train_samples, self.augment = train_samples, augment
+
+    def setup(self, stage: str) -> None:
+        """Read and split the digits, and draw those to train on."""
+        if self.rows:
+            return
+        super().setup(stage)
+        rows = self.rows["train"]
+        if self.train_samples and self.train_samples < len(rows):
+            self.rows["train"] = np.sort(np.random.default_rng(0).permutation(rows)[: self.train_samples])
+
+    def view(self, split: str, training: bool) -> Examples:
+        """Digits of one split."""
+        return super().view(split, training and self.augment)
 
 
 class NoisyCIFAR10(SyntheticNoise, CIFAR10DataModule):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tasks.classification.module import Batch, ClassificationModule
 from tasks.models import build_network, zero_last_gammas
-from tasks.noisy_labels import SECOND_SET
-from tasks.noisy_labels.detection import ratio_auroc
+from tasks.noisy_labels import SECOND_SET, STATE
+from tasks.noisy_labels.finished import recall
 from tasks.noisy_labels.learners import Learner
 from tasks.noisy_labels.methods import MethodName, MethodOptions, build_learner, learner_class
 from tasks.noisy_labels.noise import Labels
@@ -23,12 +22,11 @@ from tasks.noisy_labels.suspects import SUSPECTS, write_suspects
 from tasks.noisy_labels.training_pass import (
     ValuesOf,
     has_ratios,
-    ratios_of_training_set,
+    ratio_auroc_of_training_set,
     training_pass,
 )
 from tasks.report import Section
-
-_STATE = "noisy_labels"
+from tasks.weight_files import INPUTS
 
 
 class NoisyLabelsModule(ClassificationModule):
@@ -84,9 +82,12 @@ class NoisyLabelsModule(ClassificationModule):
             self.second.to(memory_format=torch.channels_last)
         if self.second is not None and self.compile_network:
             self.second.compile()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        # Tested by `fit` without having been trained; the other subcommands keep no checkpoints.
+        if stage == "test" and self.learner is None and self.trainer.checkpoint_callback:
+            self.samples = recall(self.output_folder, data, self.outcome)
         if stage != "fit":
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         data.prepare_labels(self.output_folder)
         data.views = learner_class(self.method).views
         self.samples = SampleRecord(len(data.given_labels))
@@ -135,7 +136,7 @@ class NoisyLabelsModule(ClassificationModule):
         done = batch_idx / max(float(self.trainer.num_training_batches), 1.0)
         step = self._learned.step(batch, self.current_epoch + done)
         self._seen.add(step.logits_NC, step.given_N, step.indices_N, step.selected_N)
-        self.log("train/loss", step.loss, prog_bar=True)
+        self.log("train/loss", step.loss, prog_bar=True, sync_dist=True)
         self.log_learning_rate()
         return step.loss
 
@@ -158,9 +159,8 @@ class NoisyLabelsModule(ClassificationModule):
         due = epoch == epochs or (self.ratio_epochs > 0 and epoch % self.ratio_epochs == 0)
         if not due or not has_ratios(self.network):
             return {}
-        ratio_NLK = ratios_of_training_set(self.network, self.training_pass)
-        known = np.isfinite(ratio_NLK).all(axis=(1, 2))
-        return {"noise_auroc_ratio": ratio_auroc(ratio_NLK[known], given[known], true[known])}
+        found = ratio_auroc_of_training_set(self.network, self.training_pass, given, true)
+        return {"noise_auroc_ratio": found}
 
     def training_pass(self, values_of: ValuesOf) -> Tensor:
         """See `training_pass`."""
@@ -210,7 +210,9 @@ class NoisyLabelsModule(ClassificationModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the method remembers, and what was seen of the samples."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[_STATE] = {
+        if learner_class(self.method).ensemble:
+            checkpoint.setdefault(INPUTS, {})["ensemble"] = True
+        checkpoint[STATE] = {
             "learner": self._learned.state_dict(),
             "samples": self._seen.state_dict(),
             "outcome": self.outcome.state_dict(),
@@ -220,7 +222,7 @@ class NoisyLabelsModule(ClassificationModule):
         """Go on from it; evaluation needs the networks alone."""
         if self.trainer.state.fn != "fit":
             return
-        state = checkpoint[_STATE]
+        state = checkpoint[STATE]
         self._learned.load_state_dict(state["learner"])
         self._seen.load_state_dict(state["samples"], self.trainer.strategy.root_device)
         self.outcome.load_state_dict(state["outcome"])

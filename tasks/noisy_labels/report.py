@@ -66,7 +66,7 @@ def _memorised(folder: Path) -> Html:
             curve = curves[name].thinned()
             axes.plot(curve.epochs, curve.values, label=label, color=color, marker="o", markersize=3)
             told.append(f"{label}: {curve.values[-1]:.4f} at the end")
-    axes.set_xlabel("epoch")
+    figures.over_epochs(axes, 10)
     axes.set_ylabel("share")
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=9)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from exemplar_norm import record_ratios
 from exemplar_norm.exemplar import ExemplarNorm
+from tasks.noisy_labels.detection import ratio_auroc
 from tasks.noisy_labels.learners import TrainingPass, evaluating
+from tasks.noisy_labels.noise import Labels
 from tasks.noisy_labels.processes import from_all_processes
 
 ValuesOf = Callable[[Tensor, Tensor], Tensor]
@@ -60,3 +62,10 @@ def ratios_of_training_set(network: nn.Module, run: TrainingPass) -> NDArray[np.
         return torch.stack(list(ratio_of.values()), dim=1)
 
     return np.asarray(run(ratios).numpy())
+
+
+def ratio_auroc_of_training_set(network: nn.Module, run: TrainingPass, given: Labels, true: Labels) -> float:
+    """`ratio_auroc` over the samples that can be read."""
+    ratio_NLK = ratios_of_training_set(network, run)
+    known = np.isfinite(ratio_NLK).all(axis=(1, 2))
+    return ratio_auroc(ratio_NLK[known], given[known], true[known])

@@ -41,7 +41,9 @@ def held_at(model: nn.Module, ratios: Mapping[str, Tensor]) -> Iterator[None]:
         return constant.to(ratio).expand_as(ratio)
 
     layers = exemplar_layers(model)
-    handles = [layers[name].gate.register_forward_hook(partial(replace, r)) for name, r in ratios.items()]
+    handles = []
+    for name, ratio in ratios.items():
+        handles.append(layers[name].gate.register_forward_hook(partial(replace, ratio)))
     try:
         yield
     finally:

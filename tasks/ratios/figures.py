@@ -84,11 +84,11 @@ def matrix_of(layers: Sequence[LayerRatios]) -> Array:
 def heat_map(layers: Sequence[LayerRatios], title: str) -> Figure:
     """Layers × normalizers, the mean ratio as depth of colour and as a number."""
     matrix, names, columns = matrix_of(layers), names_of(layers), columns_of(layers)
-    drawing, axes = figures.plot(2.0 + 0.62 * len(columns), _height(len(names)) + 0.6)
+    drawing, axes = figures.plot(2.0 + 0.7 * len(columns), _height(len(names)) + 0.6)
     axes.imshow(matrix, cmap=figures.heat_colors(), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.grid(False)
-    labels = [f"{key}{_NAMES[mixture].replace(' ', chr(10))}" for mixture, key in columns]
-    axes.set_xticks(range(len(columns)), labels, fontsize=8)
+    labels = [f"{key}\n{_NAMES[mixture].strip(' ()')}".strip() for mixture, key in columns]
+    axes.set_xticks(range(len(columns)), labels, fontsize=7.5)
     for tick, (_, key) in zip(axes.get_xticklabels(), columns, strict=True):
         tick.set(color=norm_color(key), fontweight="bold")
     name_layers(axes, names)
@@ -119,7 +119,7 @@ def composition(layers: Sequence[LayerRatios], title: str) -> Figure:
     axes.set_xlim(0, 1)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="y", visible=False)
-    told = " (upper bar: means, lower bar: variances)" if len(mixtures) > 1 else ""
+    told = "\nupper bar: means, lower bar: variances" if len(mixtures) > 1 else ""
     axes.set_xlabel(f"mean ratio λ{told}", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
     color_legend(drawing, {key: norm_color(key) for _, key in columns_of(layers)})
@@ -237,10 +237,7 @@ def _height(layers: int) -> float:
 
 
 def _over_epochs(axes: Axes, title: str, label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("epoch", fontsize=9)
     axes.set_ylabel(label, fontsize=9)
     axes.tick_params(labelsize=8 if label else 7)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figures.over_epochs(axes)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from exemplar_norm.exemplar import ExemplarNorm
-from exemplar_norm.normalizers import _is_recomputation
-from exemplar_norm.ratios import _unwrapped
+from exemplar_norm.normalizers import is_recomputation
+from exemplar_norm.ratios import unwrapped_name
 from exemplar_norm.switch import SwitchNorm
 
 
@@ -41,7 +41,7 @@ def short_name(name: str) -> str:
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if isinstance(module, ExemplarNorm | SwitchNorm):
-            yield short_name(_unwrapped(model, name)), module
+            yield short_name(unwrapped_name(model, name)), module
 
 
 class GateRows:
@@ -62,8 +62,7 @@ class GateRows:
         """Begin to read."""
         self.detach()
         self._handles = [
-            layer.gate.register_forward_hook(partial(self._hook, name))
-            for name, layer in self._layers.items()
+            layer.gate.observe(partial(self._hook, name)) for name, layer in self._layers.items()
         ]
 
     def detach(self) -> None:
@@ -82,7 +81,7 @@ class GateRows:
     def keep(self, name: str, ratio: Tensor) -> None:
         """Note λ (N, K) of a layer's pass."""
         # Checkpointed activations are computed anew in the backward pass: the same samples again.
-        if not _is_recomputation():
+        if not is_recomputation():
             self._rows.setdefault(name, []).append(ratio.detach())
 
     def _hook(self, name: str, _gate: nn.Module, _inputs: Any, ratio: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.data import SeededDataset
-from tasks.ratios.figures import Album, color_legend, shortened
+from tasks.ratios.figures import Album, shortened
 from tasks.report import figures
 from tasks.report.colors import norm_color
 from tasks.report.page import Html
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SHADES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7a7f87")
 _MARKERS = "os^Dv"
+_LINES = ("-", "--", ":", "-.")
 _MOST_CLASSES = 30
 _MOST_POINTS = 3000
 
@@ -38,8 +39,9 @@ def by_class(layers: Sequence[LayerRatios], key: str, name: Callable[[int], str]
     drawing, axes = figures.plot(max(3.6, 1.9 + 0.17 * len(shown)), 1.7 + 0.17 * len(classes))
     limit = max(float(np.abs(matrix).max()), 1e-6)
     image = axes.imshow(
-        matrix, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
-    )
+        matrix, cmap=figures.difference_colors(), vmin=-limit, vmax=limit, aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
     axes.grid(False)
     axes.set_yticks(range(len(classes)), [shortened(name(int(c)), 18) for c in classes], fontsize=7)
     if len(shown) <= 60:
@@ -124,23 +126,24 @@ def _picture(data: BaseDataModule, split: str, index: int) -> Tensor:
 
 
 def comparison(runs: Sequence[Collected], key: str, mixture: str) -> Figure:
-    """One normalizer's mean ratio from the first layer to the last, a line a run."""
+    """One normalizer's mean ratio from the first layer to the last, a line a run, in its colour."""
     drawing, axes = figures.plot(4.6, 3.2)
-    colors = {}
+    color = norm_color(key)
     for number, run in enumerate(runs):
         layers = [x for x in run.layers if x.mixture in ("both", mixture) and key in x.normalizers]
         if not layers:
             continue
-        color = colors[run.trained.name] = _SHADES[number % len(_SHADES)]
         means = np.array([layer.mean[layer.normalizers.index(key)] for layer in layers])
         std = np.array([layer.std[layer.normalizers.index(key)] for layer in layers])
         depth = np.linspace(0, 1, len(layers))
-        axes.plot(depth, means, color=color, marker="o", markersize=3)
+        style = {"linestyle": _LINES[number % len(_LINES)], "marker": _MARKERS[number % len(_MARKERS)]}
+        name = shortened(run.trained.name)
+        axes.plot(depth, means, color=color, markersize=4, label=name, **style)  # type: ignore[arg-type]
         axes.fill_between(depth, means - std, means + std, color=color, alpha=0.2, linewidth=0)
     axes.set_ylim(0, 1)
     axes.set_xlabel("depth of the layer (0: input, 1: output)", fontsize=9)
     axes.set_ylabel("mean ratio λ (band: ± std)", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.set_title(key, fontsize=10, loc="left", color=norm_color(key), fontweight="bold")
-    color_legend(drawing, colors)
+    axes.set_title(key, fontsize=10, loc="left", color=color, fontweight="bold")
+    drawing.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8, handlelength=4)
     return drawing

@@ -15,6 +15,8 @@ OTHER_COLOR = "#7a7f87"
 """Of a normalizer that has no colour of its own."""
 HEAT_COLOR = "#1f5fb4"
 """Deepest colour of a matrix; white figures stand out from it."""
+LESS_COLOR, MORE_COLOR = "#7a5bb5", "#c46210"
+"""Purple and orange, for what lies below and above a reference."""
 
 
 def norm_color(norm: str) -> str:

@@ -38,7 +38,7 @@ def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         split, _, metric = name.partition("/")
-        if metric.endswith("loss"):
+        if metric == "loss":
             title = "Loss"
         elif metric == "lr":
             title = "Learning rate"
@@ -98,9 +98,6 @@ def overlay(title: str, metric: str, runs: Iterable[tuple[str, Curve]]) -> Html:
 
 
 def _label(axes: Axes, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("epoch", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figures.over_epochs(axes)

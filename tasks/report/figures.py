@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.report.colors import HEAT_COLOR
+from tasks.report.colors import HEAT_COLOR, LESS_COLOR, MORE_COLOR
 from tasks.report.page import Html, html, join
 
 if TYPE_CHECKING:
@@ -38,12 +38,29 @@ def plot(width: float = 3.6, height: float = 2.7) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def over_epochs(axes: Axes, size: float = 9) -> None:
+    """Make the horizontal axis one of epochs, which are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch", fontsize=size)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def heat_colors() -> LinearSegmentedColormap:
     """From nothing, so that the page shows through, to HEAT_COLOR."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     deep = to_rgb(HEAT_COLOR)
     return LinearSegmentedColormap.from_list("heat", [(*deep, 0.0), (*deep, 1.0)])
+
+
+def difference_colors() -> LinearSegmentedColormap:
+    """From LESS_COLOR over nothing, so that the page shows through, to MORE_COLOR."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    less, more = to_rgb(LESS_COLOR), to_rgb(MORE_COLOR)
+    stops = [(0.0, (*less, 1.0)), (0.5, (*less, 0.0)), (0.5, (*more, 0.0)), (1.0, (*more, 1.0))]
+    return LinearSegmentedColormap.from_list("difference", stops)
 
 
 def figure(drawing: Figure, alt: str, caption: object = "") -> Html:

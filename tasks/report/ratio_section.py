@@ -84,6 +84,6 @@ def in_words(layers: Sequence[LayerRatios]) -> str:
     verdict = "λ is nearly the same for all samples" if spread < _SMALL else "λ differs between samples"
     share = f" Of its variance, {100 * np.mean(between):.1f} % lies between the classes." if between else ""
     return (
-        f"{verdict}. Its standard deviation over samples is {std:.4f} and its spread {spread:.5f}, both as "
+        f"{verdict}. Its standard deviation over samples is {std:.4f} and its spread {spread:.2g}, both as "
         f"means over layers; a constant has 0.{share}"
     )

@@ -73,14 +73,13 @@ def _outcome(folder: Path, facts: RunFacts) -> Html:
         target = expectation.target(name, facts.norm) if expectation else None
         compared = ("", "") if target is None else (fraction(target), f"{value - target:+.4f}")
         rows.append((f"best {name}" if name == facts.monitor else name, fraction(value), *compared))
-    if expectation is None:
-        return page.table(["metric", "value"], [row[:2] for row in rows], "Final metrics", "lr")
-    return page.join(
-        [
-            page.table(["metric", "value", "expected", "difference"], rows, "Final metrics", "lrrr"),
-            page.paragraph(f"Expected, says {expectation.path}: {expectation.text}", "note"),
-        ]
-    )
+    # Without a target for any of them, the other columns would be empty.
+    shown = 4 if any(expected for _, _, expected, _ in rows) else 2
+    header = ["metric", "value", "expected", "difference"][:shown]
+    parts = [page.table(header, [row[:shown] for row in rows], "Final metrics", "lrrr"[:shown])]
+    if expectation:
+        parts.append(page.paragraph(f"Expected, says {expectation.path}: {expectation.text}", "note"))
+    return page.join(parts)
 
 
 def _curves(folder: Path, facts: RunFacts) -> Html:

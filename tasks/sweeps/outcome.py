@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RANKING = "ranking.csv"
 _SHOWN = 20
+_UNBOUNDED = 10_000
 
 
 def show_outcome(study: Study, sweep: Sweep, folder: Path, runs_dir: Path) -> None:
@@ -63,10 +64,12 @@ def _print(title: str, header: list[str], rows: list[list[Any]]) -> None:
 
     table = Table(title=title, title_justify="left")
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(name.removeprefix("model."), no_wrap=True)
     for row in rows:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(table)
+    # A name folded into several lines cannot be copied: let it run on.
+    needed = Console(width=_UNBOUNDED).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
 
 
 def _plots(study: Study, folder: Path) -> list[str]:

@@ -84,3 +84,25 @@ def test_whatever_has_to_see_the_gate_sees_it():
     handle.remove()
     layer(x)
     assert len(seen) == 1
+
+
+def test_a_hook_may_change_the_ratio_and_an_observer_costs_nothing():
+    layer = ExemplarNorm2d(6).eval()
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(0.5, 2)
+    x = torch.randn(4, 6, 5, 5)
+    layer(x)
+    one_hot = torch.tensor([0.0, 0.0, 1.0])
+    seen = []
+    layer.gate.observe(lambda gate, inputs, ratio: seen.append(ratio))
+    assert layer.gate.is_plain()
+    handle = layer.gate.register_forward_hook(lambda gate, inputs, ratio: one_hot.expand_as(ratio))
+    assert not layer.gate.is_plain()
+    batch_norm = (x - layer.running_mean[:, None, None]) / (layer.running_var + layer.eps).sqrt()[
+        :, None, None
+    ]
+    # float32: a few roundings of values of size O(1).
+    torch.testing.assert_close(layer(x), batch_norm, rtol=1e-5, atol=1e-5)
+    handle.remove()
+    assert layer.gate.is_plain() and not torch.allclose(layer(x), batch_norm, atol=1e-2)
+    assert len(seen) == 2

@@ -11,6 +11,7 @@ from test_task_runs import assert_same, load, rows_of
 from tasks.checkpoint_file import WholeCheckpoints
 from tasks.classification.module import ClassificationModule
 from tasks.errors import UserError
+from tasks.lost import lost_processes
 from tasks.resume import find_start
 from tasks.run_folder import RunFolder
 from tasks.samplers import EpochSampler
@@ -169,6 +170,19 @@ def test_a_checkpoint_cut_short_is_replaced_by_the_best(fit, runs):
         path.write_bytes(b"PK")
     broken = fit("--resume", "auto")
     assert broken.code == 2 and "no checkpoint of the run can be read" in broken.error
+
+
+# --- processes that are gone
+
+
+@pytest.mark.parametrize(
+    "told", ["[/x/gloo/tcp/pair.cc:5] Connection closed", "Application timeout caused pair closure"]
+)
+def test_gloo_speaks_of_other_processes(told):
+    with pytest.raises(UserError, match="another process of this run is gone"), lost_processes():
+        raise RuntimeError(told)
+    with pytest.raises(RuntimeError, match="shapes"), lost_processes():
+        raise RuntimeError("shapes differ")
 
 
 # --- the folder of a launch

@@ -1,5 +1,6 @@
 """What the environment says of a launch, and what is refused because of it."""
 
+import shlex
 import subprocess
 from types import SimpleNamespace
 
@@ -134,6 +135,27 @@ def test_torchrun_is_told_where_the_machines_meet():
         "--rdzv-conf=is_host=0,join_timeout=9,read_timeout=9",
     } <= set(arguments)
     assert "--standalone" in torchrun_arguments(parse(["--processes", "2", "classification", "fit"]))
+
+
+@pytest.mark.parametrize(
+    ("target", "task"),
+    [("train-cls", "classification"), ("train-noisy", "noisy_labels"), ("train-seg", "segmentation")],
+)
+def test_make_launches_what_it_is_told(target, task):
+    def made(*variables):
+        line = ["make", "-n", "-o", ".venv/.ready", target, *variables]
+        shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        return shlex.split(shown)[2:]
+
+    assert made()[0] == f"tasks.{task}"
+    name, *line = made("GPUS=8", "NODES=4", "NODE_RANK=2", "MASTER_ADDR=ten", "LAUNCH=--timeout 9")
+    options = parse(line)
+    assert name == "tasks.launch" and options.task[:2] == [task, "fit"]
+    assert (options.processes, options.nodes, options.node_rank) == (8, 4, 2)
+    assert (options.master_addr, options.timeout) == ("ten", 9)
+    assert options.task[-2:] == ["--trainer.accelerator", "gpu"]
+    alone = parse(made("PROCESSES=2", "ARGS=--name x")[1:])
+    assert (alone.processes, alone.nodes, alone.task[-2:]) == (2, 1, ["--name", "x"])
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "wandb_agents.sh"])

@@ -115,6 +115,13 @@ def test_augmentation_policies_are_torchvisions(tree, name, kind):
     assert all(torch.equal(image, dataset[epoch, 1][0]) for epoch, image in enumerate(images))
 
 
+def test_the_hue_turns_alone(tree):
+    (jitter,) = imagenet(tree, hue_jitter=0.2).examples("train").transform.transforms[2:]
+    assert jitter.hue == (-0.2, 0.2) and jitter.brightness is jitter.contrast is jitter.saturation is None
+    with pytest.raises(ValueError, match=r"data\.hue_jitter: expected a number in \[0, 0\.5\], got 0\.6"):
+        imagenet(tree, hue_jitter=0.6)
+
+
 def test_erased_is_the_mean_colour_and_nothing_else_changes():
     (erase,) = augmentations(None, 0.0, 1.0, MEAN)
     image = torch.full((3, 40, 40), 7, dtype=torch.uint8)

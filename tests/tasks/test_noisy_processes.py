@@ -11,7 +11,7 @@ import torch
 import yaml
 from task_paths import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # No statistics over the batch. Not gn either: here its groups are single channels, and those of one colour
 # blow rounding up by 1 / sqrt(eps) in each layer.
@@ -40,7 +40,7 @@ def fit(folder, method, processes, *options):
     line += ["--trainer.devices", str(processes), *options]
     line += ["--trainer.strategy", "ddp"] if processes > 1 else []
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "noisy_labels" / name
 

@@ -12,6 +12,7 @@ from tasks.classification.digits import DigitsDataModule
 from tasks.ratios.__main__ import main
 from tasks.ratios.constant import held_at
 from tasks.ratios.space import ratio_space
+from tasks.report.colors import NORM_COLORS
 from tasks.report.ratio_section import ratio_sections
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,8 @@ def test_a_comparison_opens_in_a_browser(run, tmp_path):
     output = tmp_path / "compared"
     main(["--ckpt", *folders, "--limit", "60", "--output", str(output)])
     assert pq.read_metadata(output / "ratios-en.parquet").num_rows == 54 * LAYERS * K  # every fifth of 270
+    drawn = (output / "compared-in-mean.svg").read_text()
+    assert NORM_COLORS["in"] in drawn and not any(NORM_COLORS[key] in drawn for key in ("ln", "bn"))
     browser = Browser(tmp_path / "profile")
     try:
         for width in (1280, 400):
@@ -106,7 +109,8 @@ def test_ratios_are_held_where_they_are_said_to_be():
     mean, var = x.double().mean((2, 3), True), x.double().var((2, 3), correction=0, keepdim=True)
     expected = 0.25 * (x - mean) / (var + 1e-5).sqrt() + 0.75 * x.double() / (1 + 1e-5) ** 0.5
     torch.testing.assert_close(held.double(), expected, atol=1e-5, rtol=0)  # float32
-    assert not layer.gate._forward_hooks and not torch.allclose(net(x), held)
+    assert not layer.gate._forward_hooks and not layer.gate._forward_pre_hooks
+    assert not torch.allclose(net(x), held)
 
 
 def test_samples_fall_into_the_groups_that_were_planted():

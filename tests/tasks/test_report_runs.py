@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ from pytorch_lightning import Trainer
 from task_paths import DIGITS, REPOSITORY
 
 from tasks.errors import UserError
+from tasks.report.curves import curves_of_run
 from tasks.report.environment import hardware, peak_memory, revision, versions
 from tasks.report.expected import Expectation, command_of, expectation_of, header_field
 from tasks.report.facts import RunFacts, facts_of_folder, read_summary, write_summary
@@ -51,6 +53,14 @@ def test_curves_over_epochs(tmp_path):
         "test/top1": Curve([2.25], [0.7]),
     }
     assert read_metrics(tmp_path / "nowhere.csv") == {}
+
+
+def test_what_is_measured_by_the_loss_is_not_drawn_among_the_losses():
+    names = ("train/loss", "val/loss", "train/noise_auroc_loss")
+    html = curves_of_run({name: Curve([1, 2], [0.5, 0.75]) for name in names}, "val/top1", None)
+    losses, training = re.findall('aria-label="(.*?)"', html)
+    assert losses.startswith("Loss over epochs: train/loss from") and "auroc" not in losses
+    assert training.startswith("Training over epochs: train/noise_auroc_loss from")
 
 
 def test_long_curves_are_means_of_neighbours():

@@ -14,7 +14,7 @@ from tasks.base import BaseModule
 from tasks.errors import UserError
 from tasks.models import Norm, NormOptions, build_network
 from tasks.networks import network_names
-from tasks.optim import Schedule, build_optimizer, build_scheduler, is_norm, parameter_groups
+from tasks.optim import Schedule, ScheduleName, build_optimizer, build_scheduler, is_norm, parameter_groups
 
 
 def test_the_norms_of_the_command_line_are_those_of_the_package():
@@ -74,6 +74,8 @@ def test_schedules_at_hand_computed_steps():
     assert [step(n) for n in (0, 29, 30, 59, 60, 89)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     poly = Schedule("poly", total=100, power=0.9)
     assert [poly(n) for n in (0, 50, 99, 100)] == pytest.approx([1, 0.5**0.9, 0.01**0.9, 0])
+    exponential = Schedule("exponential", total=9, epoch=3, gamma=0.5)
+    assert [exponential(n) for n in (0, 2, 3, 5, 6, 8)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
     constant = Schedule("constant", total=10, warmup=2)
     assert [constant(n) for n in (0, 1, 9)] == pytest.approx([0.5, 1, 1])
 
@@ -110,7 +112,7 @@ def test_schedules_agree_with_torchs_own(schedule, torchs):
     )
 
 
-@pytest.mark.parametrize("name", ["cosine", "step", "onecycle", "poly", "constant"])
+@pytest.mark.parametrize("name", get_args(ScheduleName))
 @pytest.mark.parametrize(("total", "warmup"), [(1, 0), (1, 1), (2, 1), (3, 5), (100, 0)])
 def test_factors_are_finite_and_within_0_and_1(name, total, warmup):
     schedule = Schedule(name, total=total, warmup=warmup)

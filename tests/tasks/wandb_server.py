@@ -50,6 +50,9 @@ class Server:
         files = [{"name": name, "uploadUrl": f"{self.address}/upload/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
 
+    def on_ArtifactType(self, _):
+        return {"project": {"artifact": None}}
+
     def on_CreateArtifact(self, variables):
         asked = variables["input"]
         kind, name = asked["artifactTypeName"], asked["artifactCollectionName"]
@@ -98,8 +101,7 @@ class Server:
         return {"createAgent": {"agent": {"id": "agent1"}}}
 
     def on_Heartbeat(self, variables):
-        states = json.loads(variables["runState"])
-        if any(state == "RUNNING" for state in states.values()):
+        if any(json.loads(variables["runState"]).values()):
             commands = []
         elif self.handed < len(self.proposals):
             args = {name: {"value": value} for name, value in self.proposals[self.handed].items()}
@@ -163,7 +165,11 @@ def wandb_server():
         def log_message(self, *args):
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Listener(ThreadingHTTPServer):
+        def handle_error(self, request, client_address):
+            """Say nothing of clients that went away."""
+
+    server = Listener(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     state.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

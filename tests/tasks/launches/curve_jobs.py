@@ -1,4 +1,4 @@
-"""What test_dist_launch.py runs on 1, 2 and 3 processes, each started once: fits, predictions and a test.
+"""What test_dist_worlds.py runs on 1, 2 and 3 machines, each started once: fits, predictions and a test.
 
 The global batch is 48 images on any number of processes.
 """

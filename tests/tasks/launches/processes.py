@@ -11,6 +11,7 @@ from pathlib import Path
 from task_paths import REPOSITORY
 
 LAUNCHERS = ("TORCHELASTIC", "SLURM_", "PET_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
+PATHS = os.pathsep.join(map(str, (REPOSITORY, *Path(__file__).parents[:2])))
 PATIENCE = 900
 """Seconds after which something that is waited for counts as hung; a busy machine is many times slower."""
 
@@ -25,7 +26,7 @@ def environment(**variables):
     """This environment without what a launcher left in it."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
     quiet = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return {**own, **quiet, **{name: str(value) for name, value in variables.items()}}
+    return {**own, **quiet, "PYTHONPATH": PATHS, **{name: str(value) for name, value in variables.items()}}
 
 
 class Process:
@@ -109,7 +110,6 @@ def torchrun(nodes, job, log):
         Process(
             ["torch.distributed.run", *common, f"--node-rank={rank}", *job],
             log.with_name(f"{log.name}-{rank}.log"),
-            PYTHONPATH=REPOSITORY,
         )
         for rank in range(nodes)
     ]
