@@ -1,5 +1,6 @@
 """What the environment says of a launch, and what is refused because of it."""
 
+import os
 import shlex
 import subprocess
 from types import SimpleNamespace
@@ -144,7 +145,11 @@ def test_torchrun_is_told_where_the_machines_meet():
 def test_make_launches_what_it_is_told(target, task):
     def made(*variables):
         line = ["make", "-n", "-o", ".venv/.ready", target, *variables]
-        shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+        # Not the variables of a `make test` around it, nor its note of the folder.
+        environment = {"PATH": os.environ["PATH"]}
+        shown = subprocess.run(
+            line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+        ).stdout
         return shlex.split(shown)[2:]
 
     assert made()[0] == f"tasks.{task}"
