@@ -25,7 +25,7 @@ from tasks.noisy_labels.training_pass import (
     ratio_auroc_of_training_set,
     training_pass,
 )
-from tasks.report import Section
+from tasks.report import Section, fraction
 from tasks.weight_files import INPUTS
 
 
@@ -229,7 +229,11 @@ class NoisyLabelsModule(ClassificationModule):
 
     def outcome_rows(self) -> dict[str, str]:
         """What the table at the end says beside the best and the tested metrics."""
-        return self.outcome.rows()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.true_labels is None:
+            return self.outcome.rows()
+        wrong = float((data.given_labels != data.true_labels).mean())
+        return {"wrong labels in training": fraction(wrong), **self.outcome.rows()}
 
     def report_sections(self, data: Any) -> list[Section]:
         """Memorised labels, losses and suspects, then the sections of a classifier."""

@@ -52,7 +52,12 @@ def test_a_finished_run_that_is_tested_again_keeps_its_report(fit):
         labels,
         suspects,
     )
-    for told in ("wrong labels memorised", "noise AUROC, ratios of EN", "val/top1, best (last)"):
+    for told in (
+        "wrong labels in training",
+        "wrong labels memorised",
+        "noise AUROC, ratios of EN",
+        "val/top1, best (last)",
+    ):
         lines = [[line for line in one.out.splitlines() if told in line] for one in (first, again)]
         assert len(lines[0]) == 1 and lines[0] == lines[1]
 
