@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tasks.errors import UserError
 from tasks.images import UnreadableImage
@@ -181,9 +181,6 @@ class BaseDataModule(pl.LightningDataModule, ABC):
                 f"{len(examples)}"
             )
         dataset = SeededDataset(examples, self.seed, unreadable)
-        share = (
-            {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        )
         sampler: EpochSampler | EvaluationSampler = (
             EpochSampler(
                 len(dataset),
@@ -191,21 +188,35 @@ class BaseDataModule(pl.LightningDataModule, ABC):
                 repeats=self.repeats,
                 epoch=self.first_epoch,
                 skip=self.first_batch * self.batch_size,
-                **share,
+                **self._share(),
             )
             if training
-            else EvaluationSampler(len(dataset), **share)
+            else EvaluationSampler(len(dataset), **self._share())
         )
+        return self._batches(
+            dataset,
+            sampler,
+            collate_fn=self.collate(split),
+            drop_last=training and len(sampler) >= self.batch_size,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _share(self) -> dict[str, int]:
+        """Which process of how many this is, for a sampler."""
+        if not self.trainer:
+            return {}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _batches(self, dataset: SeededDataset, sampler: Sampler[Key], **options: Any) -> DataLoader[Any]:
+        """A loader with what all loaders of this data set have in common."""
         # Keywords throughout: Lightning builds the loader anew for prediction and needs their names.
         return DataLoader(
             dataset=dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=self.collate(split),
-            drop_last=training and len(sampler) >= self.batch_size,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             worker_init_fn=outlive_signals,
+            **options,
         )

@@ -14,7 +14,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from tasks.classification.data import ImageDataModule
-from tasks.classification.transforms import augmentations, evaluation_view
+from tasks.classification.transforms import evaluation_view
 from tasks.data import Examples
 from tasks.errors import UserError
 from tasks.normalize import Colour
@@ -102,11 +102,9 @@ class _CIFARDataModule(ImageDataModule):
         """Images of one split."""
         if not training:
             return ImageArray(*self.arrays[split], self.image_steps())
-        augmented = augmentations(
-            self.auto_augment, self.color_jitter, self.erasing, self.mean, "cifar10", self.hue_jitter
-        )
         crop = v2.RandomCrop(_SIZE, padding=_SIZE // 8)
-        return ImageArray(*self.arrays[split], [crop, v2.RandomHorizontalFlip(), *augmented])
+        steps = [crop, v2.RandomHorizontalFlip(), *self.augmentations("cifar10")]
+        return ImageArray(*self.arrays[split], steps)
 
     def labels_of(self, split: str) -> NDArray[np.int64]:
         """Classes of one split."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tasks.classification.transforms import AutoAugment
+from tasks.classification.transforms import AutoAugment, augmentations
 from tasks.data import BaseDataModule, Examples, SeededDataset
 from tasks.file_list import FileList
 from tasks.normalize import Colour, normalize
@@ -136,6 +136,12 @@ class ImageDataModule(ClassificationDataModule):
         self.auto_augment, self.erasing = auto_augment, erasing
         self.color_jitter, self.hue_jitter = color_jitter, hue_jitter
         self.repeats = repeats
+
+    def augmentations(self, policy: str = "imagenet") -> list[Callable[[Any], Any]]:
+        """The options' steps behind crop and flip; AutoAugment takes the policy of a data set."""
+        return augmentations(
+            self.auto_augment, self.color_jitter, self.erasing, self.mean, policy, self.hue_jitter
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise the bytes of a batch, in the precision of the run."""

@@ -16,7 +16,6 @@ from tasks.classification.data import ImageDataModule, ImageFiles
 from tasks.classification.names import read_names
 from tasks.classification.transforms import (
     Interpolation,
-    augmentations,
     evaluation_view,
     read_crop_flip,
 )
@@ -106,11 +105,8 @@ class ImageFilesDataModule(ImageDataModule):
         """Images of one split."""
         if not training:
             return ImageFiles(self.files(split), [read_image, *self.image_steps()])
-        augmented = augmentations(
-            self.auto_augment, self.color_jitter, self.erasing, self.mean, hue_jitter=self.hue_jitter
-        )
         cropped = read_crop_flip(self.train_size, self.interpolation)
-        return ImageFiles(self.files(split), [*cropped, *augmented])
+        return ImageFiles(self.files(split), [*cropped, *self.augmentations()])
 
     def labels_of(self, split: str) -> NDArray[np.int64]:
         """Classes of one split."""

@@ -22,7 +22,6 @@ from tasks.classification.folders import ImageFolderDataModule
 from tasks.classification.imagenet import ImageNetDataModule
 from tasks.data import Examples, SeededDataset
 from tasks.errors import UserError
-from tasks.loader_signals import outlive_signals
 from tasks.noisy_labels.noise import Labels, corrupt, transition_matrix
 from tasks.noisy_labels.noise_file import NOISY_LABELS, read_labels, write_labels
 from tasks.samplers import EvaluationSampler
@@ -96,18 +95,8 @@ class NoisyLabelsDataModule(ClassificationDataModule):
         """Every training image once over all processes, under the evaluation view, with its given label."""
         examples = self._relabelled(False, 1)
         unreadable = UnreadableFiles(self._shared_log(), "train", len(examples), self.max_unreadable)
-        share = (
-            {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size} if self.trainer else {}
-        )
-        return DataLoader(
-            dataset=SeededDataset(examples, self.seed, unreadable),
-            batch_size=self.batch_size,
-            sampler=EvaluationSampler(len(examples), **share),
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            prefetch_factor=self.prefetch_factor if self.num_workers else None,
-            worker_init_fn=outlive_signals,
-        )
+        dataset = SeededDataset(examples, self.seed, unreadable)
+        return self._batches(dataset, EvaluationSampler(len(examples), **self._share()))
 
     def _relabelled(self, training: bool, views: int) -> Examples:
         if self.given_labels is None:

@@ -41,9 +41,7 @@ def held_at(model: nn.Module, ratios: Mapping[str, Tensor]) -> Iterator[None]:
         return constant.to(ratio).expand_as(ratio)
 
     layers = exemplar_layers(model)
-    handles = []
-    for name, ratio in ratios.items():
-        handles.append(layers[name].gate.register_forward_hook(partial(replace, ratio)))
+    handles = [layers[name].gate.register_forward_hook(partial(replace, r)) for name, r in ratios.items()]
     try:
         yield
     finally:

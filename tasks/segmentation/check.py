@@ -47,10 +47,9 @@ class MaskFault:
     def __call__(self, path: str, image: Tensor) -> str:
         """The fault, from the image's path and pixels as stored (3, H, W); '' for none."""
         mask_path = self.layout.mask_of(Path(path))
-        instances = self.layout.instances_of(Path(path))
         try:
             same_size(image, read_mask(mask_path, self.labels), Path(path), mask_path)
-            if self.layout.instance_end and instances.is_file():
+            if instances := self.layout.instances_of(Path(path)):
                 read_instances(instances, image.shape[-2:], Path(path))
         except (UnreadableImage, BadMask) as error:
             return str(error)

@@ -71,4 +71,4 @@ class CityscapesDataModule(FilesDataModule):
         """`*_gtFine_instanceIds.png` (H, W): 1000 · id + number for objects, the id for everything else."""
         image = self.pairs(split)[index].image
         path = self.layout(split).instances_of(image)
-        return read_instances(path, size, image) if path.is_file() else None
+        return read_instances(path, size, image) if path else None

@@ -52,6 +52,8 @@ class SegmentationModule(BaseModule):
         **kwargs: Optimiser and schedule, see BaseModule.
     """
 
+    scores: SegmentationScores
+    """Of the epoch that is evaluated, by the protocol of its data set."""
     resumes_within_epoch: ClassVar[bool] = True
     monitor: ClassVar[str] = "val/miou"
     monitor_mode: ClassVar[str] = "max"
@@ -94,7 +96,6 @@ class SegmentationModule(BaseModule):
         )
         self.loss = SegmentationLoss(class_weights, ohem, ohem_min_kept, dice)
         self.aux_weight, self.head_lr, self.inference = aux_weight, head_lr, inference
-        self.scores = SegmentationScores(num_classes)
         self.record = EvaluationRecord()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

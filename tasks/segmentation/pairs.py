@@ -47,17 +47,17 @@ class Layout(NamedTuple):
         """Where the mask of an image is, or should be."""
         return self._beside(image, self.mask_end)
 
-    def instances_of(self, image: Path) -> Path:
-        """Where the instance ids of an image are, if they are there."""
-        return self._beside(image, self.instance_end)
+    def instances_of(self, image: Path) -> Path | None:
+        """The file of an image's instance ids; None where there is none."""
+        path = self._beside(image, self.instance_end)
+        return path if self.instance_end and path.is_file() else None
 
     def lacking_instances(self, pairs: Sequence[Pair]) -> list[Path]:
         """The files of instance ids that are missing where others are there."""
-        if not self.instance_end:
+        lacking = [pair.image for pair in pairs if self.instances_of(pair.image) is None]
+        if len(lacking) == len(pairs):
             return []
-        paths = [self.instances_of(pair.image) for pair in pairs]
-        lacking = [path for path in paths if not path.is_file()]
-        return lacking if len(lacking) < len(paths) else []
+        return [self._beside(image, self.instance_end) for image in lacking]
 
     def _beside(self, image: Path, end: str) -> Path:
         return self.masks / (str(image.relative_to(self.images)).removesuffix(self.image_end) + end)

@@ -25,12 +25,10 @@ def terms(
 
     Returns −∂/∂μ_k, ∂/∂σ²_k, m − μ_k, x̂_k, σ/σ_k, the gradient of λ γ, λ, and the direct gradient of v.
     """
-    m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-    v = tl.load(var + n * C + c, mask=inside, other=0.0)
     da = tl.load(d_scale + n * C + c, mask=inside, other=0.0)
     db = tl.load(d_shift + n * C + c, mask=inside, other=0.0)
-    offset, rstd = standardise(
-        n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
+    v, offset, rstd = standardise(
+        n, k, c, inside, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
         K, IN, LN, GN, BN,
     )  # fmt: skip
     normed = offset * rstd
@@ -38,7 +36,7 @@ def terms(
     mixed = own_ratio * tl.load(weight + k * C + c, mask=inside & (k < K), other=0.0)
     d_normed = mixed * db + d_z * tl.load(conv + c, mask=inside, other=0.0)
     to_var = mixed * da * rstd + d_normed * normed
-    direct = tl.zeros_like(m)
+    direct = tl.zeros_like(v)
     deviation = tl.zeros_like(normed)
     if DEVIATION:
         deviation = tl.sqrt(v + eps) * rstd

@@ -104,10 +104,12 @@ def pool_set(
 
 @triton.jit
 def standardise(
-    n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
+    n, k, c, inside, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
     K: tl.constexpr, IN: tl.constexpr, LN: tl.constexpr, GN: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """(m − μ_k, 1 / sqrt(σ²_k + ε)) as (KP, X, Y); zero outside."""
+    """Of a sample's channels c: v (1, X, Y), m − μ_k and 1 / sqrt(σ²_k + ε) (KP, X, Y); zero outside."""
+    m = tl.load(mean + n * C + c, mask=inside, other=0.0)
+    v = tl.load(var + n * C + c, mask=inside, other=0.0)
     inside = inside & (k < K)
     mu = tl.where(inside, m, 0.0)
     sigma2 = tl.where(inside, v, 0.0)
@@ -121,7 +123,7 @@ def standardise(
         mu = tl.where(of_batch, tl.load(batch_mean + c + 0 * k, mask=of_batch, other=0.0), mu)
         sigma2 = tl.where(of_batch, tl.load(batch_var + c + 0 * k, mask=of_batch, other=0.0), sigma2)
     offset = tl.where(inside, m - mu, 0.0)
-    return offset, tl.where(inside, 1.0 / tl.sqrt(sigma2 + eps), 0.0)
+    return v, offset, tl.where(inside, 1.0 / tl.sqrt(sigma2 + eps), 0.0)
 
 
 @triton.jit
@@ -135,10 +137,8 @@ def gate_tile(
     r = tl.arange(0, RP)[None, None, :]
     inside = (g < C // R) & (r < R)
     c = g * R + r
-    m = tl.load(mean + n * C + c, mask=inside, other=0.0)
-    v = tl.load(var + n * C + c, mask=inside, other=0.0)
-    offset, rstd = standardise(
-        n, k, c, inside, m, v, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
+    v, offset, rstd = standardise(
+        n, k, c, inside, mean, var, set_mean, set_var, batch_mean, batch_var, N, C, groups, eps,
         K, IN, LN, GN, BN,
     )  # fmt: skip
     return inside, c, v, offset, rstd
