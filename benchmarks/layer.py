@@ -10,22 +10,13 @@ on a CPU layer-<device>-<dtype>.json.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.candidates import CANDIDATES, ON_GPU, Build, training_pass
-from benchmarks.measure import (
-    interleaved,
-    markdown,
-    peak_bytes,
-    result_name,
-    saved_bytes,
-    summary,
-    write_result,
-)
+from benchmarks.measure import interleaved, markdown, parser, peak_bytes, saved_bytes, summary, write_result
 
 # Channels × height (= width) of the normalization layers of ResNet-50.
 SHAPES = ("64x112", "64x56", "256x56", "128x28", "512x28", "256x14", "1024x14", "512x7", "2048x7")
@@ -93,16 +84,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="CxS")
-    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], metavar="NAME")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=31, batch=32)
+    options.add_argument("--shapes", nargs="+", default=SHAPES, metavar="CxS")
+    options.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], metavar="NAME")
+    args = options.parse_args()
     torch.set_num_threads(1)
     known = CANDIDATES | (ON_GPU if args.device != "cpu" else {})
     candidates = {name: known[name] for name in dict.fromkeys([BASELINE, *(args.candidates or known)])}
@@ -116,7 +101,7 @@ def main() -> None:
             )  # fmt: skip
             line = ", ".join(f"{r['candidate']} {r['ratio']:.2f}" for r in rows[-len(candidates) :])
             print(f"{shape} {layout}: {line}", flush=True)
-    print(f"\n{table(rows)}\n\nwritten: {write_result(result_name('layer', args.device, args.dtype), rows)}")
+    print(f"\n{table(rows)}\n\nwritten: {write_result('layer', rows, args.device, args.dtype)}")
 
 
 if __name__ == "__main__":

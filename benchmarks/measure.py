@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -112,14 +113,24 @@ def machine() -> dict[str, Any]:
     }
 
 
-def result_name(benchmark: str, device: str, dtype: str) -> str:
-    """Name of a benchmark's result: its own, with what was measured on where that is not float32 on a CPU."""
-    return benchmark if (device, dtype) == ("cpu", "float32") else f"{benchmark}-{device}-{dtype}"
+def parser(doc: str | None, rounds: int, batch: int) -> argparse.ArgumentParser:
+    """What a benchmark of networks or layers is asked for, with its defaults."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--rounds", type=int, default=rounds)
+    found.add_argument("--batch", type=int, default=batch)
+    found.add_argument("--device", default="cpu")
+    found.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    return found
 
 
-def write_result(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows with the machine's description to results/<name>.json."""
+def write_result(name: str, rows: list[dict[str, Any]], device: str = "cpu", dtype: str = "float32") -> Path:
+    """Write rows with the machine's description to results/<name>.json.
+
+    For other than float32 on a CPU, to results/<name>-<device>-<dtype>.json.
+    """
     RESULTS.mkdir(exist_ok=True)
+    if (device, dtype) != ("cpu", "float32"):
+        name = f"{name}-{device}-{dtype}"
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
     return path

@@ -10,7 +10,6 @@ compiled networks network-compiled.json. The first run of a compiled network is 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,15 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import (
-    interleaved,
-    markdown,
-    peak_bytes,
-    result_name,
-    saved_bytes,
-    summary,
-    write_result,
-)
+from benchmarks.measure import interleaved, markdown, parser, peak_bytes, saved_bytes, summary, write_result
 from exemplar_norm import convert_norm
 
 NETWORKS = ("resnet50", "shufflenet_v2_x1_0", "deeplabv3_resnet50")
@@ -153,25 +144,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=9, batch=8)
+    options.add_argument("--size", type=int, default=128)
+    options.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
+    options.add_argument("--compile", action="store_true")
+    args = options.parse_args()
     torch.set_num_threads(1)
     images = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     images = images.to(args.device, memory_format=torch.channels_last)
     rows = []
     for network in args.networks:
         rows += measure_network(network, images, args.rounds, getattr(torch, args.dtype), args.compile)
-    name = result_name("network-compiled" if args.compile else "network", args.device, args.dtype)
-    print(f"\n{table(rows)}\n\nwritten: {write_result(name, rows)}")
+    name = "network-compiled" if args.compile else "network"
+    print(f"\n{table(rows)}\n\nwritten: {write_result(name, rows, args.device, args.dtype)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the benchmark compares computes the same, and what it counts is right."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -84,16 +82,9 @@ def test_interleaved_takes_seldom_runs_in_every_sixth_round():
     assert [len(seconds[name]) for name in ("often", "seldom")] == [12, 2]
 
 
-def test_layer_benchmark_reports_every_candidate(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    given = ["layer", "--rounds", "2", "--batch", "2", "--shapes", "8x6", "--candidates", *NOT_BUILT]
-    monkeypatch.setattr("sys.argv", given)
-    threads = torch.get_num_threads()
-    try:
-        layer.main()
-    finally:
-        torch.set_num_threads(threads)
-    result = json.loads((tmp_path / "layer.json").read_text())
+def test_layer_benchmark_reports_every_candidate(result_of, capsys):
+    small = ("--rounds", "2", "--batch", "2", "--shapes", "8x6")
+    result = result_of(layer, *small, "--candidates", *NOT_BUILT)
     assert {row["candidate"] for row in result["rows"]} == NOT_BUILT
     assert {row["layout"] for row in result["rows"]} == {"NCHW", "NHWC"}
     assert all(row["ratio"] == 1 for row in result["rows"] if row["candidate"] == "BN")

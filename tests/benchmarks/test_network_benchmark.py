@@ -1,25 +1,16 @@
 """The benchmark of whole networks reports every candidate, and EN keeps little more than BN."""
 
-import json
-
 import pytest
-import torch
 
-from benchmarks import measure, network
+from benchmarks import network
 
 
 @pytest.fixture
-def rows(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    given = ["network", "--rounds", "1", "--batch", "2", "--size", "64", "--networks", "resnet18"]
-    monkeypatch.setattr("sys.argv", given)
-    threads = torch.get_num_threads()
-    try:
-        network.main()
-    finally:
-        torch.set_num_threads(threads)
+def rows(result_of, capsys):
+    small = ("--rounds", "1", "--batch", "2", "--size", "64", "--networks", "resnet18")
+    rows = result_of(network, *small)["rows"]
     assert "| resnet18 | training step |" in capsys.readouterr().out
-    return json.loads((tmp_path / "network.json").read_text())["rows"]
+    return rows
 
 
 def test_every_candidate_is_measured_in_both_modes(rows):

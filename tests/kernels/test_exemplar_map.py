@@ -98,9 +98,8 @@ def test_a_hook_may_change_the_ratio_and_an_observer_costs_nothing():
     assert layer.gate.is_plain()
     handle = layer.gate.register_forward_hook(lambda gate, inputs, ratio: one_hot.expand_as(ratio))
     assert not layer.gate.is_plain()
-    batch_norm = (x - layer.running_mean[:, None, None]) / (layer.running_var + layer.eps).sqrt()[
-        :, None, None
-    ]
+    mean, var = (average[:, None, None] for average in (layer.running_mean, layer.running_var))
+    batch_norm = (x - mean) / (var + layer.eps).sqrt()
     # float32: a few roundings of values of size O(1).
     torch.testing.assert_close(layer(x), batch_norm, rtol=1e-5, atol=1e-5)
     handle.remove()
