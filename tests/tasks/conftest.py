@@ -99,6 +99,15 @@ def fit(cli, small, tmp_path):
 
 
 @pytest.fixture
+def handlers():
+    """Put the handlers of the signals back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def runs(tmp_path):
     return tmp_path / "runs" / "classification"
 

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 import torch
-from test_task_runs import assert_same, load, rows_of
+from run_files import rows_of
+from sent_signals import signal_in
+from test_task_runs import assert_same, load
 
 from tasks.checkpoint_file import WholeCheckpoints
 from tasks.classification.module import ClassificationModule
@@ -18,28 +20,6 @@ from tasks.samplers import EpochSampler
 from tasks.world import World
 
 WHOLE = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-
-
-def signal_in(monkeypatch, number, epoch, batch):
-    """Send this process a signal in the given batch, once."""
-    step = ClassificationModule.training_step
-
-    def training_step(self, data, batch_idx):
-        if (self.current_epoch, batch_idx) == (epoch, batch):
-            monkeypatch.setattr(ClassificationModule, "training_step", step)
-            os.kill(os.getpid(), number)
-        return step(self, data, batch_idx)
-
-    monkeypatch.setattr(ClassificationModule, "training_step", training_step)
-
-
-@pytest.fixture
-def handlers():
-    """Put the handlers of the signals back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +35,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     options = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "7", "--test", "true", *options)
     assert fit(*options, "--name", "whole").code == 0
-    signal_in(monkeypatch, number, epoch=1, batch=2)
+    signal_in(monkeypatch, ClassificationModule, number, epoch=1, batch=2)
     stopped = fit(*options, "--name", "stopped")
     assert stopped.code == 128 + number, stopped.err
     last = runs / "stopped/checkpoints/last.ckpt"
@@ -71,7 +51,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(
 
 
 def test_a_signal_in_the_last_batch_waits_for_the_validation(fit, runs, monkeypatch, handlers):
-    signal_in(monkeypatch, signal.SIGTERM, epoch=0, batch=2)
+    signal_in(monkeypatch, ClassificationModule, signal.SIGTERM, epoch=0, batch=2)
     stopped = fit()
     assert stopped.code == 143
     assert "after a whole epoch, step 3" in stopped.out
@@ -82,14 +62,14 @@ def test_a_signal_in_the_last_batch_waits_for_the_validation(fit, runs, monkeypa
 
 def test_a_task_that_cannot_go_on_within_an_epoch_keeps_its_last_whole_one(fit, runs, monkeypatch, handlers):
     monkeypatch.setattr(ClassificationModule, "resumes_within_epoch", False)
-    signal_in(monkeypatch, signal.SIGTERM, epoch=1, batch=0)
+    signal_in(monkeypatch, ClassificationModule, signal.SIGTERM, epoch=1, batch=0)
     assert fit().code == 143
     assert load(runs / "digits/checkpoints/last.ckpt")["epoch"] == 0
     assert "after epoch 1\n" in fit("--resume", "auto").out
 
 
 def test_the_middle_of_an_epoch_is_of_one_batch_size(fit, monkeypatch, handlers):
-    signal_in(monkeypatch, signal.SIGTERM, epoch=1, batch=1)
+    signal_in(monkeypatch, ClassificationModule, signal.SIGTERM, epoch=1, batch=1)
     assert fit().code == 143
     other = fit("--resume", "auto", "--data.batch_size", "16")
     assert other.code == 2

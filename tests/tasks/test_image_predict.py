@@ -1,12 +1,11 @@
 """Images are predicted from a checkpoint alone: the training data are deleted before."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from image_fits import fit_and_forget
 from image_trees import NAMES, break_file, digit_picture, save_jpeg
+from run_files import rows_of
 
 from tasks.classification import load_classifier
 from tasks.classification.export import export
@@ -33,11 +32,6 @@ def pictures(tmp_path):
     return folder
 
 
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def check(rows, run, pictures, top=1):
     """Rows are the classifier's `top` classes of each good image, in the order of the files."""
     model = load_classifier(run)
@@ -60,7 +54,7 @@ def test_a_folder_of_images(cli, run, pictures, tmp_path, kind):
     outcome = cli("predict", "--ckpt_path", path[kind](), "--images", pictures, *options)
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"4 predictions written to {tmp_path / 'table.csv'}\n"
-    check(read(tmp_path / "table.csv"), run, pictures)
+    check(rows_of(tmp_path / "table.csv"), run, pictures)
     cut, page, count = outcome.err.splitlines()
     assert cut.startswith(f"unreadable, left out: {pictures}/a/cut.jpg: ") and "truncated" in cut
     assert page == f"unreadable, left out: {pictures}/page.JPEG: no image of a known format"
@@ -72,18 +66,18 @@ def test_tables_lie_in_the_run_or_here(cli, run, pictures, tmp_path, monkeypatch
     # A configuration beside it is not looked at.
     outcome = cli("predict", "--config", "none.yaml", f"--images={pictures}", "--ckpt_path", run)
     assert outcome.code == 0 and f"written to {run / 'predictions.csv'}" in outcome.out, outcome.err
-    check(read(run / "predictions.csv"), run, pictures)
+    check(rows_of(run / "predictions.csv"), run, pictures)
     exported = export(run / "checkpoints/best.ckpt", tmp_path / "out")
     outcome = cli("predict", "--images", pictures, "--ckpt_path", exported, "--top", 2)
     assert outcome.code == 0 and "8 predictions written to predictions.csv" in outcome.out, outcome.err
-    check(read(tmp_path / "predictions.csv"), run, pictures, top=2)
+    check(rows_of(tmp_path / "predictions.csv"), run, pictures, top=2)
 
 
 def test_one_image_is_shown_too(cli, run, pictures, tmp_path):
     image = (pictures / "b.jpg").rename(pictures / "b[red].jpg")
     outcome = cli("predict", "--ckpt_path", run, "--images", image, "--output", tmp_path / "one.csv")
     assert outcome.code == 0 and outcome.err == ""
-    (row,) = read(tmp_path / "one.csv")
+    (row,) = rows_of(tmp_path / "one.csv")
     model = load_classifier(run)
     with torch.no_grad():
         (wanted,) = model(model.preprocess(read_image(image))[None])

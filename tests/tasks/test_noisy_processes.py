@@ -1,6 +1,5 @@
 """Two processes train as one: the same global batches, memory, suspects and metrics."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from run_files import rows_of
 from task_paths import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -43,11 +43,6 @@ def fit(folder, method, processes, *options):
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "noisy_labels" / name
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def load(run):

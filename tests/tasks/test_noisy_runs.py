@@ -1,12 +1,12 @@
 """Real runs of `python -m tasks.noisy_labels`, on the digits and on a tree in WebVision's layout."""
 
-import csv
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from run_files import rows_of
 from webvision_tree import SYNSETS, TITLES, imagenet_val, webvision_tree
 
 from tasks.noisy_labels.methods import MethodName
@@ -25,11 +25,6 @@ WARM_UPS = {
     "divide_mix": ("--model.loss_options.warm_up", "1"),
     "forward": ("--model.loss_options.warm_up", "1"),
 }
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def load(path):

@@ -1,6 +1,5 @@
 """Corners of a run: lengths, seeds, moved folders, another data set, a learning rate that was found."""
 
-import csv
 import os
 import shutil
 
@@ -8,13 +7,9 @@ import pytest
 import torch
 import yaml
 from image_trees import WNIDS, imagenet_tree
+from run_files import rows_of
 
 from tasks.file_list import walk
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_bounded_by_steps(fit, runs):

@@ -1,7 +1,5 @@
 """Runs of the command line of segmentation: digit scenes, and trees in the layouts of two benchmarks."""
 
-import csv
-import os
 import signal
 
 import numpy as np
@@ -9,20 +7,16 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_files import rows_of
 from seg_trees import ODD_SIZE, ade20k_tree, cityscapes_tree
+from sent_signals import signal_in
 from task_paths import REPOSITORY
 
-from tasks.preemption import SIGNALS
 from tasks.segmentation.labels import CITYSCAPES
 from tasks.segmentation.module import SegmentationModule
 
 DIGITS = REPOSITORY / "conf/segmentation/digits.yaml"
 TRAINER = {"accelerator": "cpu", "max_epochs": 2, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def state_of(folder, name="last"):
@@ -70,10 +64,10 @@ def test_scenes(seg, tmp_path, runs):
     outcome = seg("fit", "--config", DIGITS, *options, "--test", "true")
     assert outcome.code == 0, outcome.err
     folder = runs / "digits"
-    rows = read(folder / "iou_by_class.csv")
+    rows = rows_of(folder / "iou_by_class.csv")
     assert [row["class"] for row in rows] == ["background", *map(str, range(10))]
     mean = np.mean([float(row["iou"]) for row in rows])
-    tested = [row["test/miou"] for row in read(folder / "metrics.csv") if row["test/miou"]]
+    tested = [row["test/miou"] for row in rows_of(folder / "metrics.csv") if row["test/miou"]]
     # float32 of the logged mean, six digits of each class.
     assert float(tested[0]) == pytest.approx(mean, abs=1e-6)
     assert f"background               │ {float(rows[0]['iou']):.4f}" in outcome.out
@@ -100,7 +94,7 @@ def test_cityscapes_scores_are_those_of_its_script_on_the_files_written(
     config = configure("cityscapes", streets)
     assert seg("fit", "--config", config, "--test", "true").code == 0
     folder = runs / "cityscapes"
-    tested = next(row for row in read(folder / "metrics.csv") if row["test/miou"])
+    tested = next(row for row in rows_of(folder / "metrics.csv") if row["test/miou"])
     outcome = seg("predict", "--ckpt_path", folder / "checkpoints/best.ckpt")
     assert outcome.code == 0 and "2 predictions written to" in outcome.out, outcome.err
 
@@ -135,7 +129,7 @@ def test_ade20k(seg, configure, places, runs, tmp_path):
     outcome = seg("fit", "--config", config, "--test", "true")
     assert outcome.code == 0, outcome.err
     folder = runs / "ade20k"
-    tested = next(row for row in read(folder / "metrics.csv") if row["test/miou"])
+    tested = next(row for row in rows_of(folder / "metrics.csv") if row["test/miou"])
     both = (float(tested["test/miou"]) + float(tested["test/pixel_acc"])) / 2
     assert float(tested["test/mean_of_both"]) == pytest.approx(both, rel=1e-6)  # float32
     outcome = seg("predict", "--ckpt_path", folder / "checkpoints/best.ckpt")
@@ -176,30 +170,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(seg, configure, streets, runs
     assert whole.keys() == half.keys() and all(torch.equal(whole[key], half[key]) for key in whole)
 
 
-def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(seg, tmp_path, runs, monkeypatch):
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_there(seg, tmp_path, runs, monkeypatch, handlers):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     options = ["fit", "--config", DIGITS, "--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"]
     options += ["--data.scenes", "16", "--trainer.limit_val_batches", "1", "--runs_dir", tmp_path / "runs"]
     options += ["--wandb.mode", "disabled"]
     assert seg(*options, "--name", "whole").code == 0
-    step = SegmentationModule.training_step
-
-    def training_step(self, batch, batch_idx):
-        if (self.current_epoch, batch_idx) == (1, 1):
-            monkeypatch.setattr(SegmentationModule, "training_step", step)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(SegmentationModule, "training_step", training_step)
-    try:
-        assert seg(*options, "--name", "stopped").code == 128 + signal.SIGTERM
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    signal_in(monkeypatch, SegmentationModule, signal.SIGTERM, epoch=1, batch=1)
+    assert seg(*options, "--name", "stopped").code == 128 + signal.SIGTERM
     resumed = seg(*options, "--name", "stopped", "--resume", "auto")
     assert resumed.code == 0 and "after epoch 1 and 2 batches of the next" in resumed.out, resumed.err
-    assert read(runs / "stopped/metrics.csv") == read(runs / "whole/metrics.csv")
+    assert rows_of(runs / "stopped/metrics.csv") == rows_of(runs / "whole/metrics.csv")
     whole, stopped = state_of(runs / "whole"), state_of(runs / "stopped")
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)
 

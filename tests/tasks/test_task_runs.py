@@ -1,6 +1,5 @@
 """Run folders, resume and loggers, by real fits through the command line."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,14 +9,10 @@ import time
 import pytest
 import torch
 import yaml
+from run_files import rows_of
 from task_paths import DIGITS, REPOSITORY
 
 from tasks.classification.module import ClassificationModule
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def load(path):

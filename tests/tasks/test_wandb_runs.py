@@ -1,6 +1,5 @@
 """Offline W&B runs of real fits, read back by W&B's own tool; uploads to a stand-in for the server."""
 
-import csv
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from run_files import rows_of
 from task_paths import DIGITS, REPOSITORY
 from wandb_records import history_of, offline_runs, summary_of
 from wandb_server import environment, wandb_server
@@ -31,8 +31,7 @@ def untouched():
 
 
 def csv_rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return rows_of(folder / "metrics.csv")
 
 
 METRICS = {"train/loss", "train/lr", "val/loss", "val/top1", "val/top5", "test/top1", "test/top5"}

@@ -1,8 +1,7 @@
 """Small fits of classification: their command lines, and what they leave."""
 
-import csv
-
 import torch
+from run_files import rows_of
 from task_paths import DIGITS
 
 EPOCH = 12
@@ -38,8 +37,7 @@ def run_of(folder, name):
 
 def outcome(folder, name):
     """Rows of the metrics and the last weights."""
-    with (run_of(folder, name) / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(run_of(folder, name) / "metrics.csv")
     state = torch.load(run_of(folder, name) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     return rows, state
 

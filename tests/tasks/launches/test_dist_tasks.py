@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from processes import finish_all, torchrun
+from run_files import rows_of
 from task_jobs import FITS, SCORES, run_of
 from task_paths import REPOSITORY
 
@@ -60,9 +61,8 @@ def scores_of(text):
     return [re.findall(r"(test/\w+)\W+([\d.]+)", table) for table in tables]
 
 
-def rows_of(run, column):
-    with (run / "metrics.csv").open(newline="") as file:
-        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+def values_of(run, column):
+    return [float(row[column]) for row in rows_of(run / "metrics.csv") if row[column]]
 
 
 def test_each_world_says_its_global_batch_once(printed):
@@ -95,6 +95,6 @@ def test_early_learning_is_the_same_on_any_number_of_machines(folder, printed, w
     memories = [state["noisy_labels"]["learner"]["_extra_state"] for state in (left, right)]
     torch.testing.assert_close(memories[1], memories[0], rtol=1e-6, atol=1e-7)
     for column in ("val/loss", "val/top1", "train/memorised", "train/noise_auroc_suspects"):
-        found = [rows_of(run, column) for run in (one, other)]
+        found = [values_of(run, column) for run in (one, other)]
         assert len(found[0]) == 3
         np.testing.assert_allclose(found[1], found[0], rtol=1e-6)

@@ -1,10 +1,9 @@
 """Classification on one, two and three machines of loopback: the same losses, each image once."""
 
-import csv
-
 import pytest
 from curve_jobs import NORMS
 from processes import finish_all, torchrun
+from run_files import rows_of
 from small_fits import outcome
 from task_paths import REPOSITORY
 
@@ -42,8 +41,8 @@ def test_every_sample_is_tested_and_predicted_once_on_any_number_of_processes(fo
     tables, tested = [], []
     for processes, printed in zip((1, 2, 3), worlds, strict=True):
         tested.append(next(line for line in printed.splitlines() if "test/top1" in line))
-        with (folder / f"predictions-{processes}.csv").open(newline="") as file:
-            tables.append([(row["sample"], row["predicted"], row["true"]) for row in csv.DictReader(file)])
+        rows = rows_of(folder / f"predictions-{processes}.csv")
+        tables.append([(row["sample"], row["predicted"], row["true"]) for row in rows])
     assert len(tables[0]) == len({sample for sample, _, _ in tables[0]}) == 359  # a fifth of 1,797 digits
     assert tables[1] == tables[0] and tables[2] == tables[0]
     right = sum(predicted == true for _, predicted, true in tables[0])
