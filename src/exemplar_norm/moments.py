@@ -72,11 +72,14 @@ def moment_norm(
 
 
 def _reference(x: Tensor, coefficients: Coefficients, residual: Tensor | None, relu: bool) -> Tensor:
-    x_NCS = x.to(_compute_dtype(x)).reshape(x.shape[0], x.shape[1], math.prod(x.shape[2:]))
-    mean, var = passes.moments(x_NCS)
-    scale, shift = _call(coefficients, Moments(mean, var, x_NCS.shape[2]), x)
-    y_NCS = (x_NCS - mean[..., None]) * scale[..., None] + shift[..., None]
-    y = y_NCS.reshape(x.shape) if residual is None else y_NCS.reshape(x.shape) + residual
+    # In the shape of X: under `torch.compile` a (N, C, S) that is seen as something else again is copied.
+    values = x.to(_compute_dtype(x)) if x.dim() > 2 else x.to(_compute_dtype(x))[..., None]
+    spatial = tuple(range(2, values.dim()))
+    mean, var = passes.moments(values, spatial)
+    scale, shift = _call(coefficients, Moments(mean, var, math.prod(x.shape[2:])), x)
+    mean, scale, shift = (t.reshape(*t.shape, *(1 for _ in spatial)) for t in (mean, scale, shift))
+    y = ((values - mean) * scale + shift).reshape(x.shape)
+    y = y if residual is None else y + residual
     return (torch.relu(y) if relu else y).to(x.dtype)
 
 

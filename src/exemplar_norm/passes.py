@@ -13,13 +13,12 @@ KEEPS_DTYPE = False
 """Whether the passes take X in its own dtype; else they get it in that of the statistics."""
 
 
-def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor, spatial: tuple[int, ...] = (2,)) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over positions: m = Σ x / S, v = Σ (x − m)² / S, never E[x²] − E[x]²."""
-    if (
-        x_NCS.numel() == 0
-    ):  # var_mean warns, and is NaN over no positions, as the parameters' gradients would be
-        return x_NCS.sum(2), x_NCS.sum(2)
-    var_NC, mean_NC = torch.var_mean(x_NCS, 2, correction=0)
+    if x.numel() == 0:
+        # var_mean warns, and is NaN over no positions, as the parameters' gradients would be.
+        return x.sum(spatial), x.sum(spatial)
+    var_NC, mean_NC = torch.var_mean(x, spatial, correction=0)
     return mean_NC, var_NC
 
 
