@@ -6,7 +6,8 @@ layout they run a sample at a time. Legend and definitions: `passes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -28,9 +29,18 @@ _PIECE = 2**19
 # Values of X that a second operation still finds in the cache (1 MB of float32).
 _CACHED = 2**18
 
-# The channels-last kernel adds up positions one by one, and its error grows with them: larger maps are taken
-# in blocks whose moments are then pooled.
-_BLOCK = 1024
+# Values of X beyond which it is worth while to run two operations of the input's gradient a piece at a time.
+_LARGE = 2**20
+
+# The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps some
+# neighbouring positions make one row, and their moments are then pooled.
+_ROWS = 1024
+
+# Values of a row that the channels-last kernels take best.
+_ROW = 512
+
+# Values of a sample up to which plain operations on several samples beat a kernel call for each.
+_SMALL = 2**15
 
 
 def _rows(x_NCS: Tensor) -> Tensor:
@@ -43,20 +53,43 @@ def _images(x_NCS: Tensor) -> tuple[Tensor, ...]:
     return images
 
 
+def _fold(x_NCS: Tensor, f: int) -> Tensor:
+    """`f` neighbouring positions as one of f times as many channels, (N, f·C, S/f); channels-last alone."""
+    N, C, S = x_NCS.shape
+    return x_NCS.transpose(1, 2).reshape(N, S // f, f * C).transpose(1, 2)
+
+
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
     N, C, S = x_NCS.shape
     if x_NCS.is_contiguous():
-        pieces = x_NCS.view(N * C, S).split(max(_PIECE // S, 1))
-        mean, var = (torch.cat(parts) for parts in zip(*map(_row_moments, pieces), strict=True))
+        mean, var = _cat(map(_row_moments, x_NCS.view(N * C, S).split(max(_PIECE // S, 1))))
         return mean.view(N, C), var.view(N, C)
-    blocks = x_NCS.split(_BLOCK, dim=2)
-    if len(blocks) == 1:
-        return _block_moments(x_NCS)
-    means_BNC, vars_BNC = (torch.stack(p) for p in zip(*map(_block_moments, blocks), strict=True))
-    share_B11 = x_NCS.new_tensor([block.shape[2] / S for block in blocks])[:, None, None]
-    mean_NC = (share_B11 * means_BNC).sum(0)
-    return mean_NC, (share_B11 * (vars_BNC + (means_BNC - mean_NC).square())).sum(0)
+    if C * S <= _SMALL:
+        return _cat(map(_plain_moments, (x_NCS[n] for n in _slices(x_NCS, _CACHED))))
+    f = -(-S // _ROWS)
+    if f == 1:
+        return _image_moments(x_NCS)
+    blocks = (x_NCS[..., : S - S % f], f), (x_NCS[..., S - S % f :], 1)
+    pairs = [_image_moments(_fold(block, n)) for block, n in blocks if block.shape[2]]
+    means_NBC, vars_NBC = (torch.cat(parts, 1).view(N, -1, C) for parts in zip(*pairs, strict=True))
+    share_B1 = x_NCS.new_tensor([S // f / S] * f + [S % f / S] * (S % f > 0))[:, None]
+    mean_NC = (share_B1 * means_NBC).sum(1)
+    return mean_NC, (share_B1 * (vars_NBC + (means_NBC - mean_NC[:, None]).square())).sum(1)
+
+
+def _cat(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Pairs of pieces as a pair of wholes."""
+    found = list(pairs)
+    if len(found) == 1:
+        return found[0]
+    first, second = zip(*found, strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+def _plain_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    mean_NC = x_NCS.mean(2)
+    return mean_NC, torch.sub(x_NCS, mean_NC[..., None]).square_().mean(2)
 
 
 def _row_moments(x_RS: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,8 +100,8 @@ def _row_moments(x_RS: Tensor) -> tuple[Tensor, Tensor]:
     return mean.flatten(), rstd.flatten().square_().reciprocal_()
 
 
-def _block_moments(block_NCS: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(block_NCS)]
+def _image_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(x_NCS)]
     means, variances = zip(*pairs, strict=True)
     return torch.stack(means), torch.stack(variances)
 
@@ -82,15 +115,15 @@ def affine(
     if residual_NCS is None and not relu:
         form(x_NCS, mean_NC, scale_NC, shift_NC, out)
         return
-    for n in _slices(x_NCS):
+    for n in _slices(x_NCS, _CACHED):
         form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
         passes.finish(out[n], None if residual_NCS is None else residual_NCS[n], relu)
 
 
-def _slices(x_NCS: Tensor) -> list[slice]:
-    """Samples that stay in the cache while several operations pass over them."""
+def _slices(x_NCS: Tensor, values: int) -> list[slice]:
+    """Samples of about so many values, which stay in a cache while several operations pass over them."""
     N, C, S = x_NCS.shape
-    step = max(_CACHED // (C * S), 1)
+    step = max(values // (C * S), 1)
     return [slice(n, n + step) for n in range(0, N, step)]
 
 
@@ -99,7 +132,9 @@ def _affine_form(mean_NC: Tensor, scale_NC: Tensor) -> Callable[..., None]:
 
 
 def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
-    return float(torch.linalg.vector_norm(mean_NC * scale_NC, float("inf"))) > _MAX_UNCENTRED
+    lowest, highest = torch.aminmax(mean_NC * scale_NC)
+    # Written so that a NaN is centred too.
+    return not (-_MAX_UNCENTRED <= float(lowest) and float(highest) <= _MAX_UNCENTRED)
 
 
 def _affine_uncentred(
@@ -122,9 +157,14 @@ def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tens
     if x_NCS.is_contiguous():
         dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
-    samples = zip(_images(dy_NCS), _images(x_NCS), mean_NC, strict=True)
-    dscales, dshifts = zip(*(_batch_norm_reduce(*sample) for sample in samples), strict=True)
-    return torch.stack(dscales), torch.stack(dshifts)
+    N, C, S = x_NCS.shape
+    if C * S <= 2 * _SMALL:  # twice: it reads two tensors
+        return _cat(passes.reduce(dy_NCS[n], x_NCS[n], mean_NC[n]) for n in _slices(x_NCS, _CACHED))
+    f = math.gcd(S, 2 ** int(math.log2(max(_ROW // C, 1))))
+    images = _images(_fold(dy_NCS, f)), _images(_fold(x_NCS, f))
+    pairs = [_batch_norm_reduce(*sample) for sample in zip(*images, mean_NC.repeat(1, f), strict=True)]
+    dscale, dshift = (torch.stack(sums).view(N, f, C).sum(1) for sums in zip(*pairs, strict=True))
+    return dscale, dshift
 
 
 def reduce_relu(
@@ -133,14 +173,13 @@ def reduce_relu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `passes.reduce_relu`."""
     form = _affine_form(mean_NC, scale_NC)
-    parts = []
-    for n in _slices(x_NCS):
+    pairs = []
+    for n in _slices(x_NCS, _CACHED):
         if y_NCS is None:
             form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
         passes.cut(dy_NCS[n], out[n] if y_NCS is None else y_NCS[n], out[n])
-        parts.append(reduce(out[n], x_NCS[n], mean_NC[n]))
-    d_scales, d_shifts = zip(*parts, strict=True)
-    return torch.cat(d_scales), torch.cat(d_shifts)
+        pairs.append(reduce(out[n], x_NCS[n], mean_NC[n]))
+    return _cat(pairs)
 
 
 def _batch_norm_reduce(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,5 +201,8 @@ def input_grad(
     out: Tensor,
 ) -> None:
     """See `passes.input_grad`."""
-    _affine_form(mean_NC, scale_NC)(x_NCS, mean_NC, slope_NC, offset_NC, out)
-    out.addcmul_(dy_NCS, scale_NC[..., None])
+    # By A, not by the slope: |A·m| says how many deviations the mean is large.
+    form = _affine_form(mean_NC, scale_NC)
+    for n in _slices(x_NCS, _LARGE):
+        form(x_NCS[n], mean_NC[n], slope_NC[n], offset_NC[n], out[n])
+        out[n].addcmul_(dy_NCS[n], scale_NC[n][..., None])
