@@ -1,13 +1,16 @@
-"""Measuring: interleaved times, peak and saved bytes, and what machine it was."""
+"""Measuring: interleaved times, peak and saved bytes, the process's memory, and what machine it was."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
+import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,43 @@ from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 Runs = Mapping[str, Callable[[], Any]]
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+_SYSTEM, _KEPT = "system default", "kept by the process"
+_memory = _SYSTEM
 
 
-def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -> dict[str, list[float]]:
+def use_allocator(choice: str, reserve: int = 2**31) -> None:
+    """With "kept", let the process keep the memory that tensors leave, where its C library is glibc's.
+
+    By default glibc maps large tensors anew at each call and hands freed memory back: the page faults of a
+    training step then take longer than some passes over X, more or less of them from call to call.
+
+    Args:
+        choice: "kept", or "default" for what the system does.
+        reserve: Bytes that the process takes and touches beforehand; at most a quarter of what is free. glibc
+            does not always put an aligned block where one of its size was, and fresh pages fault once.
+    """
+    global _memory
+    if choice == "kept" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        # −1 is the largest size: nothing is ever handed back. mallopt returns 1 where it did as told.
+        if mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1):
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            torch.ones(min(reserve, free // 4), dtype=torch.uint8)
+            _memory = _KEPT
+
+
+def interleaved(
+    runs: Runs, rounds: int, seldom: frozenset[str] = frozenset(), warm: bool = False
+) -> dict[str, list[float]]:
     """Seconds of each run, all taken in turn so that drift of the machine hits all alike.
 
     The order turns round in every round. Runs named in `seldom`, too slow for it, take part in every sixth.
+    Each runs once before, unless they are `warm`.
     """
-    for run in runs.values():
+    for run in () if warm else runs.values():
         run()
-    _finish()
+    finish()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name in sorted(runs, key=list(runs).index, reverse=bool(turn % 2)):
@@ -33,18 +63,19 @@ def interleaved(runs: Runs, rounds: int, seldom: frozenset[str] = frozenset()) -
                 continue
             start = time.perf_counter()
             runs[name]()
-            _finish()
+            finish()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether this process has used a GPU."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _finish() -> None:
+def finish() -> None:
     """Wait for a GPU, which computes behind Python's back."""
-    if _on_gpu():
+    if on_gpu():
         torch.cuda.synchronize()
 
 
@@ -57,7 +88,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Most memory that `run` held at once beyond what was there before, from the allocator's own record."""
-    if _on_gpu():
+    if on_gpu():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -79,6 +110,18 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 def saved_bytes(forward: Callable[[], Any], parameters: list[Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass, each storage once, parameters left out."""
+    with saving(parameters) as storages:
+        output = forward()
+    del output
+    return sum(storages.values())
+
+
+@contextmanager
+def saving(parameters: list[Tensor]) -> Iterator[dict[int, int]]:
+    """Yields address → bytes of each storage that autograd keeps for a backward pass, but for parameters.
+
+    One forward pass, or a step: addresses are taken again once a backward pass has freed them.
+    """
     known = {p.untyped_storage().data_ptr() for p in parameters}
     storages: dict[int, int] = {}
 
@@ -89,9 +132,7 @@ def saved_bytes(forward: Callable[[], Any], parameters: list[Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    del output
-    return sum(storages.values())
+        yield storages
 
 
 def machine() -> dict[str, Any]:
@@ -105,8 +146,9 @@ def machine() -> dict[str, Any]:
         cpu = names[0] if names else cpu
     return {
         "cpu": cpu,
-        **({"gpu": torch.cuda.get_device_name()} if _on_gpu() else {}),
+        **({"gpu": torch.cuda.get_device_name()} if on_gpu() else {}),
         "threads": torch.get_num_threads(),
+        "memory": _memory,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
@@ -120,6 +162,10 @@ def parser(doc: str | None, rounds: int, batch: int) -> argparse.ArgumentParser:
     found.add_argument("--batch", type=int, default=batch)
     found.add_argument("--device", default="cpu")
     found.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    found.add_argument(
+        "--allocator", choices=["kept", "default"], default="kept",
+        help="on a CPU: whether the process keeps the memory of freed tensors, or as the system has it",
+    )  # fmt: skip
     return found
 
 

@@ -1,25 +1,35 @@
 """A training step and an inference of whole networks by normalizer, against the same network with BatchNorm.
 
     python -m benchmarks.network [--rounds 9] [--batch 8] [--size 128] [--networks resnet50 …]
-                                 [--compile] [--device cuda] [--dtype bfloat16]
+                                 [--compile] [--device cuda] [--dtype bfloat16] [--allocator default]
 
 On a CPU with one thread, channels-last. Candidates are interleaved in one process. A step is forward, a
-cross-entropy, and backward; no optimiser. Prints ratios to BatchNorm and writes results/network.json, of
-compiled networks network-compiled.json. The first run of a compiled network is what compiling costs.
+cross-entropy, and backward; no optimiser. Saved are the bytes that autograd keeps of a step. Prints ratios to
+BatchNorm and writes results/network.json, of compiled networks network-compiled.json. Compile time is the
+first run less the median of the later ones.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import interleaved, markdown, parser, peak_bytes, saved_bytes, summary, write_result
+from benchmarks.measure import (
+    finish,
+    interleaved,
+    markdown,
+    parser,
+    peak_bytes,
+    saving,
+    summary,
+    use_allocator,
+    write_result,
+)
 from exemplar_norm import convert_norm
 
 NETWORKS = ("resnet50", "shufflenet_v2_x1_0", "deeplabv3_resnet50")
@@ -90,33 +100,43 @@ def measure_network(
             .train(mode == "training step")
             for name in CANDIDATES
         }
-        saved = {
-            name: saved_bytes(partial(logits_of, model, images), list(model.parameters()))
-            for name, model in models.items()
-        }
-        first = {}
-        for name, model in models.items():
-            if compiled:
-                model.compile(dynamic=False)
-            start = time.perf_counter()
-            run_of(model, images, dtype)()
-            first[name] = time.perf_counter() - start
         runs = {name: run_of(model, images, dtype) for name, model in models.items()}
-        seconds = interleaved(runs, rounds)
-        for name in CANDIDATES:
-            rows.append(
-                {
-                    "network": network, "mode": mode, "candidate": name, "compiled": compiled,
-                    "batch": len(images), "size": images.shape[-1], **summary(seconds[name]),
-                    "first": first[name], "saved": saved[name], "peak": peak_bytes(runs[name]),
-                }
-            )  # fmt: skip
-        base = rows[-len(CANDIDATES)]
-        for row in rows[-len(CANDIDATES) :]:
-            row |= {f"{key}_ratio": row[key] / base[key] for key in ("ms", "first", "saved", "peak")}
-        told = ", ".join(f"{r['candidate']} {r['ms_ratio']:.2f}" for r in rows[-len(CANDIDATES) :])
+        first = {name: first_run(models[name], run, compiled) for name, run in runs.items()}
+        seconds = interleaved(runs, rounds, warm=True)
+        of_mode: list[dict[str, Any]] = []
+        for name, model in models.items():
+            row: dict[str, Any] = {
+                "network": network, "mode": mode, "candidate": name, "compiled": compiled,
+                "batch": len(images), "size": images.shape[-1], **summary(seconds[name]),
+            }  # fmt: skip
+            with saving(list(model.parameters())) as saved:
+                row["peak"] = peak_bytes(runs[name])
+            if mode == "training step":
+                row["saved"] = sum(saved.values())
+            if compiled:
+                took, row["graph_breaks"] = first[name]
+                row["compile_s"] = took - row["ms"] / 1e3
+            of_mode.append(row)
+        for row in of_mode:
+            shared = [key for key in ("ms", "compile_s", "saved", "peak") if key in row]
+            row |= {f"{key.removesuffix('_s')}_ratio": row[key] / of_mode[0][key] for key in shared}
+        rows += of_mode
+        told = ", ".join(f"{row['candidate']} {row['ms_ratio']:.2f}" for row in of_mode)
         print(f"{network} {mode}: {told}", flush=True)
     return rows
+
+
+def first_run(model: nn.Module, run: Callable[[], None], compiled: bool) -> tuple[float, int]:
+    """Seconds of the first run, with which a network is compiled, and how often that broke its graph."""
+    from torch._dynamo.utils import counters
+
+    if compiled:
+        model.compile(dynamic=False)
+    counters.clear()
+    start = time.perf_counter()
+    run()
+    finish()
+    return time.perf_counter() - start, sum(counters["graph_break"].values())
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -131,8 +151,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(["", "saved bytes", f"{of[BASELINE]['saved'] / 2**20:.0f} MiB"])
             lines[-1] += [f"{row['saved_ratio']:.3f}" for row in others]
         if of[BASELINE]["compiled"]:
-            lines.append(["", "first run", f"{of[BASELINE]['first']:.1f} s"])
-            lines[-1] += [f"{row['first_ratio']:.2f}" for row in others]
+            lines.append(["", "compile time", f"{of[BASELINE]['compile_s']:.1f} s"])
+            lines[-1] += [f"{row['compile_ratio']:.2f}" for row in others]
+            lines.append(["", "graph breaks", *(str(row["graph_breaks"]) for row in of.values())])
     header = [
         "network",
         "",
@@ -150,6 +171,7 @@ def main() -> None:
     options.add_argument("--compile", action="store_true")
     args = options.parse_args()
     torch.set_num_threads(1)
+    use_allocator(args.allocator)
     images = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     images = images.to(args.device, memory_format=torch.channels_last)
     rows = []
