@@ -1,7 +1,7 @@
-"""Forward and backward of one layer against BatchNorm: time, peak memory, bytes saved for backward.
+"""Forward and backward of one layer against BatchNorm: time, peak memory, bytes saved, operations launched.
 
     python -m benchmarks.layer [--rounds 31] [--batch 32] [--shapes 64x56 256x28 …] [--candidates BN …]
-                               [--device cuda] [--dtype bfloat16]
+                               [--device cuda] [--dtype bfloat16] [--allocator default]
 
 On a CPU with one thread. Candidates are interleaved in one process, in both memory formats; the shapes are
 those of ResNet-50 at 224². Prints ratios to BatchNorm and writes results/layer.json, for other than float32
@@ -16,7 +16,17 @@ from typing import Any
 import torch
 
 from benchmarks.candidates import CANDIDATES, ON_GPU, Build, training_pass
-from benchmarks.measure import interleaved, markdown, parser, peak_bytes, saved_bytes, summary, write_result
+from benchmarks.launches import launches, recorded_kernels
+from benchmarks.measure import (
+    interleaved,
+    markdown,
+    parser,
+    peak_bytes,
+    saved_bytes,
+    summary,
+    use_allocator,
+    write_result,
+)
 
 # Channels × height (= width) of the normalization layers of ResNet-50.
 SHAPES = ("64x112", "64x56", "256x56", "128x28", "512x28", "256x14", "1024x14", "512x7", "2048x7")
@@ -38,7 +48,9 @@ def measure_shape(
     x.requires_grad_()
     layers = {name: build(channels).to(device) for name, build in candidates.items()}
     runs = {name: training_pass(layer, x, dy) for name, layer in layers.items()}
-    seconds = interleaved(runs, rounds, SELDOM)
+    with recorded_kernels():
+        seconds = interleaved(runs, rounds, SELDOM)
+        launched = {name: launches(layer, x, dy) for name, layer in layers.items()}
     x_bytes = x.untyped_storage().nbytes()
     rows: list[dict[str, Any]] = []
     for name, layer in layers.items():
@@ -47,7 +59,7 @@ def measure_shape(
             {
                 "channels": channels, "size": size, "batch": batch, "layout": layout, "candidate": name,
                 **summary(seconds[name]),
-                "saved": saved / x_bytes, "peak": peak_bytes(runs[name]) / x_bytes,
+                "saved": saved / x_bytes, "peak": peak_bytes(runs[name]) / x_bytes, **launched[name],
             }
         )  # fmt: skip
     for row in rows:
@@ -71,15 +83,23 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append([f"{batch}×{channels}×{size}²", baseline, *ratios])
     layout = " / ".join(layouts)
     header = ["input", f"{BASELINE}, ms ({layout})", *(f"{name}, × {BASELINE}" for name in names)]
-    memory = [
-        [
-            f"{name}",
-            *(f"{max(r[key] for r in rows if r['candidate'] == name):.2f}" for key in ("saved", "peak")),
-        ]
-        for name in (BASELINE, *names)
+    return f"{markdown(header, lines)}\n\n{largest(rows, [BASELINE, *names])}"
+
+
+def largest(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """The most that each candidate takes of memory, and launches, over the shapes and layouts."""
+    kinds = {
+        "saved": ("saved bytes / X", ".2f"),
+        "peak": ("peak bytes / X", ".2f"),
+        "launches_forward": ("operations forward", ""),
+        "launches_backward": ("operations backward", ""),
+    }
+    of = {name: [r for r in rows if r["candidate"] == name] for name in names}
+    lines = [
+        [name, *(f"{max(r[key] for r in of[name]):{form}}" for key, (_, form) in kinds.items())]
+        for name in names
     ]
-    largest = markdown(["largest over the shapes", "saved bytes / X", "peak bytes / X"], memory)
-    return f"{markdown(header, lines)}\n\n{largest}"
+    return markdown(["largest over the shapes", *(title for title, _ in kinds.values())], lines)
 
 
 def main() -> None:
@@ -89,6 +109,7 @@ def main() -> None:
     options.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], metavar="NAME")
     args = options.parse_args()
     torch.set_num_threads(1)
+    use_allocator(args.allocator)
     known = CANDIDATES | (ON_GPU if args.device != "cpu" else {})
     candidates = {name: known[name] for name in dict.fromkeys([BASELINE, *(args.candidates or known)])}
     rows = []
