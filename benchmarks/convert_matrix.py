@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.cost import count
+from benchmarks.document import replace_between
 from benchmarks.measure import markdown, write_result
 from exemplar_norm import NORMS, convert_norm
 from exemplar_norm.exemplar import ExemplarNorm
@@ -229,17 +229,6 @@ def _cost_cell(cost: dict[str, float] | None) -> str:
     return f"{cost['parameters'] / 1e6:.2f} / {cost['flops'] / 1e9:.3f}" if cost else "–"
 
 
-def write_document(text: str) -> None:
-    """Put `text` between the markers of docs/conversion.md."""
-    begin, end = (re.escape(marker) for marker in MARKERS)
-    document = DOCUMENT.read_text()
-    between = f"{MARKERS[0]}\n{text}\n{MARKERS[1]}"
-    changed, count = re.subn(f"{begin}.*{end}", lambda _: between, document, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"expected one pair of markers in {DOCUMENT}, found {count}")
-    DOCUMENT.write_text(changed)
-
-
 def main() -> None:
     """Measure every network, print and write."""
     parser = argparse.ArgumentParser(
@@ -257,7 +246,7 @@ def main() -> None:
             print(rows[-1]["network"], rows[-1]["errors"], flush=True)
     print(tables(rows))
     if not args.only:
-        write_document(tables(rows))
+        replace_between(DOCUMENT, *MARKERS, f"\n{tables(rows)}\n")
         print(f"written: {write_result('convert_matrix', rows)} and {DOCUMENT}")
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.document import replace_between
 from benchmarks.measure import RESULTS, machine
 from benchmarks.noisy_labels_tables import BEST, LAST, NOISE, TEST, Row, report
 from tasks.whole_file import whole_file
@@ -205,12 +206,7 @@ def metrics_of(path: Path) -> Row:
 
 def write_docs(text: str) -> None:
     """Put the tables between their marks in the documentation."""
-    before, begin, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise RuntimeError(f"{DOCS}: expected the lines {BEGIN!r} and {END!r}")
-    with whole_file(DOCS) as file:
-        file.write(f"{before}{begin}\n{text}\n\n{end}{after}")
+    replace_between(DOCS, BEGIN, END, f"\n{text}\n\n")
 
 
 if __name__ == "__main__":

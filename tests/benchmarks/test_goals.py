@@ -1,0 +1,86 @@
+"""The table of goals reads what the benchmarks write, and goes where its marks are."""
+
+import json
+
+import pytest
+
+from benchmarks import document, goals, measure
+
+
+def layer(candidate, layout, ms, size=28, **more):
+    return {
+        "channels": 8,
+        "size": size,
+        "layout": layout,
+        "candidate": candidate,
+        "ms": ms,
+        "saved": 1,
+        **more,
+    }
+
+
+def step(candidate, mode="training step", **more):
+    return {
+        "network": "resnet50", "mode": mode, "candidate": candidate, "batch": 8, "size": 128, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Lines of the table, by their title."""
+    results = {
+        "layer": [
+            *(layer("BN", layout, 2.0, size) for layout in ("NCHW", "NHWC") for size in (28, 56, 7)),
+            layer("EN eager", "NCHW", 1.0, launches_forward=40, launches_backward=60),
+            layer("EN eager", "NCHW", 3.0, 56, launches_forward=44, launches_backward=60),
+            layer("EN eager", "NHWC", 2.5, launches_forward=41, launches_backward=61),
+        ],
+        "layer-cuda-float32": [layer("EN triton", "NCHW", 1.0, launches_forward=5, launches_backward=6)],
+        "network": [step("bn"), step("en", ms_ratio=1.07, saved_ratio=1.01)],
+        "network-compiled": [step("en", ms_ratio=1.02, compile_ratio=1.4, graph_breaks=0)],
+    }
+    for name, rows in results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    return {line.split(" | ")[0][2:]: line for line in goals.table().splitlines()}
+
+
+def test_every_figure_stands_beside_its_goal(table):
+    assert table["layer, eager, ≥ 28², × BN"].endswith("| ≤ 1.0 / ≤ 1.2 | 0.50–1.50 / 1.25–1.25 |")
+    assert table["layer, eager, 7², × BN"].endswith("| not measured / not measured |")
+    assert table["EN eager, operations forward / backward, NCHW"].endswith("| 40–44 / 60 |")
+    assert table["EN triton on a GPU, operations forward / backward, NCHW"].endswith("| ≤ 5 / ≤ 6 | 5 / 6 |")
+    assert table["EN triton on a GPU, operations forward / backward, NHWC"].endswith("| not measured |")
+    assert table["ResNet-50 step, eager, 8 images of 128²"].endswith("| ≤ 1.08 | 1.07 |")
+    assert table["compile time of ResNet-50, × BN"].endswith("| 1.40 |")
+    assert table["graph breaks of ResNet-50"].endswith("| 0 | 0 |")
+
+
+def test_goals_without_a_result_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    assert all(line.endswith("not measured |") for line in goals.table().splitlines()[2:])
+
+
+def test_write_replaces_what_is_between_the_marks(table, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(goals, "DOCUMENT", page)
+    monkeypatch.setattr("sys.argv", ["goals", "--write"])
+    page.write_text("no place")
+    goals.main()
+    assert page.read_text() == "no place" and "not written" in capsys.readouterr().out
+    page.write_text("a\n<!-- goals -->\nold\n<!-- /goals -->\nb\n")
+    goals.main()
+    assert page.read_text() == f"a\n<!-- goals -->\n{goals.table()}\n<!-- /goals -->\nb\n"
+    monkeypatch.setattr("sys.argv", ["goals"])
+    page.write_text("a <!-- goals --> old <!-- /goals -->")
+    goals.main()
+    assert "old" in page.read_text()
+
+
+def test_marks_in_the_wrong_order_are_none(tmp_path):
+    page = tmp_path / "page.md"
+    assert not document.has_marks(page, "begin", "end")
+    page.write_text("end begin")
+    with pytest.raises(RuntimeError, match="expected the lines 'begin' and 'end'"):
+        document.replace_between(page, "begin", "end", "text")
+    assert page.read_text() == "end begin"
