@@ -92,7 +92,7 @@ def _call(coefficients: Coefficients, moments: Moments, x: Tensor) -> tuple[Tens
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -109,7 +109,9 @@ def _positions(t: Tensor, like: Tensor, ops: Any) -> Tensor:
     t = t if ops.KEEPS_DTYPE else t.to(_compute_dtype(t))
     if like.is_contiguous():
         return t.contiguous().view(N, C, S)
-    return t.movedim(1, -1).contiguous().view(N, S, C).transpose(1, 2)
+    if t.stride() != like.stride():
+        t = t.movedim(1, -1).contiguous().movedim(-1, 1)
+    return t.as_strided((N, C, S), (S * C, 1, C))
 
 
 def _like(x: Tensor, ops: Any) -> Tensor:

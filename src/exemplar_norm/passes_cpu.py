@@ -7,7 +7,7 @@ layout they run a sample at a time. Legend and definitions: `passes`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ _CACHED = 2**18
 # Values of X beyond which it is worth while to run two operations of the input's gradient a piece at a time.
 _LARGE = 2**20
 
-# The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps some
-# neighbouring positions make one row, and their moments are then pooled.
+# The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps
+# some neighbouring positions make one row, and their moments are then pooled.
 _ROWS = 1024
 
 # Values of a row that the channels-last kernels take best.
@@ -66,7 +66,7 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
         mean, var = _cat(map(_row_moments, x_NCS.view(N * C, S).split(max(_PIECE // S, 1))))
         return mean.view(N, C), var.view(N, C)
     if C * S <= _SMALL:
-        return _cat(map(_plain_moments, (x_NCS[n] for n in _slices(x_NCS, _CACHED))))
+        return _cat(_plain_moments(x) for (x,) in _pieces(_CACHED, x_NCS))
     f = -(-S // _ROWS)
     if f == 1:
         return _image_moments(x_NCS)
@@ -115,16 +115,20 @@ def affine(
     if residual_NCS is None and not relu:
         form(x_NCS, mean_NC, scale_NC, shift_NC, out)
         return
-    for n in _slices(x_NCS, _CACHED):
-        form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
-        passes.finish(out[n], None if residual_NCS is None else residual_NCS[n], relu)
+    added = () if residual_NCS is None else (residual_NCS,)
+    for x, mean, scale, shift, y, *z in _pieces(_CACHED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added):
+        form(x, mean, scale, shift, y)
+        passes.finish(y, z[0] if z else None, relu)
 
 
-def _slices(x_NCS: Tensor, values: int) -> list[slice]:
-    """Samples of about so many values, which stay in a cache while several operations pass over them."""
+def _pieces(values: int, x_NCS: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """All of them by samples of about so many values, which stay in a cache for several operations."""
     N, C, S = x_NCS.shape
     step = max(values // (C * S), 1)
-    return [slice(n, n + step) for n in range(0, N, step)]
+    if step >= N:
+        yield x_NCS, *others
+    else:
+        yield from zip(*(t.split(step) for t in (x_NCS, *others)), strict=True)
 
 
 def _affine_form(mean_NC: Tensor, scale_NC: Tensor) -> Callable[..., None]:
@@ -159,7 +163,7 @@ def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tens
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
     N, C, S = x_NCS.shape
     if C * S <= 2 * _SMALL:  # twice: it reads two tensors
-        return _cat(passes.reduce(dy_NCS[n], x_NCS[n], mean_NC[n]) for n in _slices(x_NCS, _CACHED))
+        return _cat(passes.reduce(*piece) for piece in _pieces(_CACHED, dy_NCS, x_NCS, mean_NC))
     f = math.gcd(S, 2 ** int(math.log2(max(_ROW // C, 1))))
     images = _images(_fold(dy_NCS, f)), _images(_fold(x_NCS, f))
     pairs = [_batch_norm_reduce(*sample) for sample in zip(*images, mean_NC.repeat(1, f), strict=True)]
@@ -173,12 +177,12 @@ def reduce_relu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `passes.reduce_relu`."""
     form = _affine_form(mean_NC, scale_NC)
-    pairs = []
-    for n in _slices(x_NCS, _CACHED):
+    pairs, wholes = [], (x_NCS, dy_NCS, mean_NC, scale_NC, shift_NC, out, out if y_NCS is None else y_NCS)
+    for x, dy, mean, scale, shift, dz, y in _pieces(_CACHED, *wholes):
         if y_NCS is None:
-            form(x_NCS[n], mean_NC[n], scale_NC[n], shift_NC[n], out[n])
-        passes.cut(dy_NCS[n], out[n] if y_NCS is None else y_NCS[n], out[n])
-        pairs.append(reduce(out[n], x_NCS[n], mean_NC[n]))
+            form(x, mean, scale, shift, y)
+        passes.cut(dy, y, dz)
+        pairs.append(reduce(dz, x, mean))
     return _cat(pairs)
 
 
@@ -203,6 +207,7 @@ def input_grad(
     """See `passes.input_grad`."""
     # By A, not by the slope: |A·m| says how many deviations the mean is large.
     form = _affine_form(mean_NC, scale_NC)
-    for n in _slices(x_NCS, _LARGE):
-        form(x_NCS[n], mean_NC[n], slope_NC[n], offset_NC[n], out[n])
-        out[n].addcmul_(dy_NCS[n], scale_NC[n][..., None])
+    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, slope_NC, offset_NC, out
+    for x, dy, mean, scale, slope, offset, dx in _pieces(_LARGE, *wholes):
+        form(x, mean, slope, offset, dx)
+        dx.addcmul_(dy, scale[..., None])

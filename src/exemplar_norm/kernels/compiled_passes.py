@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exemplar_norm import passes_cpu
+
 KEEPS_DTYPE = True
 
 _built: dict[Hashable, Callable[..., Any]] = {}
@@ -81,8 +83,20 @@ def _run(function: Callable[..., Any], x: Tensor, *inputs: Any) -> Any:
         return _built[key](x, *arguments)
 
 
+def _native(x_NCS: Tensor) -> bool:
+    """Whether the native kernels are the faster ones.
+
+    Inductor takes a channels-last sum a few channels at a time, down through all positions, and memory does
+    not follow; native kernels go along the rows.
+    """
+    wide = torch.promote_types(x_NCS.dtype, torch.float32) == x_NCS.dtype
+    return wide and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous()
+
+
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
+    if _native(x_NCS):
+        return passes_cpu.moments(x_NCS)
     mean, var = _run(_moments, x_NCS)
     return mean, var
 
@@ -92,6 +106,9 @@ def affine(
     residual_NCS: Tensor | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
     """See `passes.affine`."""
+    if _native(x_NCS) and residual_NCS is None and not relu:
+        passes_cpu.affine(x_NCS, mean_NC, scale_NC, shift_NC, out)
+        return
     _run(_affine, x_NCS, *_dense(mean_NC, scale_NC, shift_NC), out, residual_NCS, relu)
 
 
@@ -102,6 +119,8 @@ def _dense(*statistics: Tensor) -> list[Tensor]:
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
+    if _native(x_NCS):
+        return passes_cpu.reduce(dy_NCS, x_NCS, mean_NC)
     d_scale, d_shift = _run(_reduce, dy_NCS, x_NCS, mean_NC)
     return d_scale, d_shift
 

@@ -87,6 +87,8 @@ class _ExemplarMap(torch.autograd.Function):
         refuse_double_backward()
         # Once only: a recomputed activation is unpacked a single time.
         saved = ctx.saved_tensors
+        if not torch.is_autocast_enabled(saved[0].device.type):
+            return _map_backward(saved, ctx.settings, d_scale, d_shift, d_own_ratio)
         # backward() may be called inside of an autocast block, whose products would be of low precision.
         with torch.autocast(saved[0].device.type, enabled=False):
             return _map_backward(saved, ctx.settings, d_scale, d_shift, d_own_ratio)
@@ -103,7 +105,7 @@ def _map_backward(
     # Of γ λ: what reaches A through 1/σ, and B through x̂.
     to_scale = d_scale * rstd
     d_mixed = torch.addcmul(to_scale, d_shift, normed)
-    d_ratio = torch.bmm(d_mixed, p.weight[:, :, None])[:, :, 0].t()
+    d_ratio = (d_mixed * p.weight[:, None]).sum(2).t()
     if d_own_ratio is not None:
         d_ratio = d_ratio + d_own_ratio
     d_weight = torch.bmm(ratio.t()[:, None], d_mixed)[:, 0]
@@ -154,12 +156,18 @@ def _sets(C: int, name: str, settings: MapSettings) -> int:
 
 def _project(normed: Tensor, rstd: Tensor, var: Tensor, conv: Tensor, settings: MapSettings) -> Tensor:
     """The gate's grouped reduction of its descriptor: (K, N, G)."""
-    weights = conv.squeeze(2).split(normed.shape[2] // conv.shape[1])
-    parts = [normed]
-    if settings.with_deviation:
-        parts.append(rstd * torch.sqrt(var + settings.eps))
-    sums = [(x.unflatten(2, w.shape) * w).sum(3) for x, w in zip(parts, weights, strict=True)]
-    return sums[0] if len(sums) == 1 else torch.cat(sums, 2)
+    weights = _grouped(conv, normed)
+    z = (normed.view(*normed.shape[:2], *weights[0].shape) * weights[0]).sum(3)
+    if not settings.with_deviation:
+        return z
+    deviation = rstd * torch.sqrt(var + settings.eps)
+    return torch.cat([z, (deviation.view(*normed.shape[:2], *weights[1].shape) * weights[1]).sum(3)], 2)
+
+
+def _grouped(conv: Tensor, normed: Tensor) -> Tensor:
+    """The gate's reduction (G, R, 1) as weights of each part of the descriptor, (1 or 2, C / R, R)."""
+    R = conv.shape[1]
+    return conv.view(-1, normed.shape[2] // R, R)
 
 
 def _gate_backward(
@@ -181,18 +189,22 @@ def _project_backward(
     settings: MapSettings,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Add the gate's share to `d_normed`; return the weight's gradient and that of σ_in/σ_k times itself."""
-    channels = normed.shape[2]
-    weights = conv.squeeze(2).split(channels // conv.shape[1])
-    d_zs = d_z.unsqueeze(3).split(weights[0].shape[0], 2)
-    grouped = normed.unflatten(2, weights[0].shape)
-    d_normed.view_as(grouped).addcmul_(d_zs[0], weights[0])
-    d_weights, d_deviation = [(d_zs[0] * grouped).sum((0, 1))], None
+    weights = _grouped(conv, normed)
+    shape = (*normed.shape[:2], *weights.shape[1:])
+    d_zs = d_z.reshape(*shape[:2], -1, shape[2]).unbind(2)
+    d_normed.view(shape).addcmul_(d_zs[0][..., None], weights[0])
+    d_weights, d_deviation = [_weight_gradient(d_zs[0], normed.view(shape))], None
     if settings.with_deviation:
-        deviation = (rstd * torch.sqrt(var + settings.eps)).view_as(grouped)
-        product = d_zs[1] * deviation
-        d_weights.append(product.sum((0, 1)))
-        d_deviation = (product * weights[1]).view_as(normed)
-    return torch.cat(d_weights).unsqueeze(2), d_deviation
+        deviation = (rstd * torch.sqrt(var + settings.eps)).view(shape)
+        d_weights.append(_weight_gradient(d_zs[1], deviation))
+        d_deviation = (d_zs[1][..., None] * deviation).mul_(weights[1]).view_as(normed)
+    return torch.cat(d_weights)[..., None], d_deviation
+
+
+def _weight_gradient(d_z: Tensor, grouped: Tensor) -> Tensor:
+    """Σ over normalizers and samples of d_z (K, N, G) times what was reduced (K, N, G, R): (G, R)."""
+    G, R = grouped.shape[2:]
+    return torch.bmm(d_z.reshape(-1, 1, G).permute(2, 1, 0), grouped.view(-1, G, R).transpose(0, 1))[:, 0]
 
 
 def _statistics_backward(
