@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -94,9 +94,9 @@ class Copy(nn.Module):
 Build = Callable[[int], nn.Module]
 
 
-def exemplar(name: Backend) -> Build:
+def exemplar(name: Backend, normalizers: Sequence[str] = ("in", "ln", "bn")) -> Build:
     """EN in a named form."""
-    return lambda channels: UnderBackend(ExemplarNorm2d(channels), name)
+    return lambda channels: UnderBackend(ExemplarNorm2d(channels, normalizers), name)
 
 
 def with_relu(channels: int) -> nn.Module:
