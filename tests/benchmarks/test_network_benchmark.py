@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks import network
+from exemplar_norm import convert_norm
 
 
 @pytest.fixture
@@ -65,8 +66,28 @@ def test_saved_bytes_are_those_under_autocast(runs, result_of):
 
 
 @pytest.mark.slow
-def test_compiled_networks_have_no_graph_break(result_of, monkeypatch):
+def test_compiled_networks_have_no_graph_break(result_of, monkeypatch, capsys):
+    def build(_, candidate):
+        block = (torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Flatten())
+        model = torch.nn.Sequential(*block)
+        chosen = network.CANDIDATES[candidate]
+        return convert_norm(model, **chosen) if chosen else model
+
+    monkeypatch.setattr(network, "build", build)
     monkeypatch.setattr(network, "CANDIDATES", {"bn": {}, "en": {"norm": "en"}})
-    small = ("--rounds", "1", "--batch", "2", "--size", "32", "--networks", "shufflenet_v2_x0_5")
-    rows = result_of(network, *small, "--compile", result="network-compiled")["rows"]
-    assert all(row["graph_breaks"] == 0 and row["compile_s"] > row["ms"] / 1e3 for row in rows)
+    rows = result_of(network, *TINY, "--compile", result="network-compiled")["rows"]
+    assert all(row["compiled"] and row["graph_breaks"] == 0 for row in rows)
+    # Seconds against milliseconds.
+    assert all(row["compile_s"] > row["ms"] / 1e3 and "compile_ratio" in row for row in rows)
+    assert "|  | graph breaks | 0 | 0 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_graph_breaks_are_counted():
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            torch._dynamo.graph_break()
+            return x + 1
+
+    model = Broken()
+    assert network.first_run(model, lambda: model(torch.ones(2)), compiled=True)[1] == 1
