@@ -120,12 +120,14 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## measure layers, networks and their cost against BatchNorm, and the input pipeline
+bench: $(READY)  ## measure layers, networks, their cost and its growth against BatchNorm, and the input pipeline
 	@$(BIN)/python -m benchmarks.layer $(ARGS)
+	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.network
 	@$(BIN)/python -m benchmarks.network --compile --networks resnet50
 	@$(BIN)/python -m benchmarks.cost
 	@$(BIN)/python -m benchmarks.input
+	@$(BIN)/python -m benchmarks.plots
 
 # Tests of values first: a wrong kernel can be a fast one.
 .PHONY: bench-gpu
