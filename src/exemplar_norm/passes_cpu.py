@@ -26,11 +26,8 @@ _MAX_UNCENTRED = 64.0
 # would cost as much in page faults as a pass over X.
 _PIECE = 2**19
 
-# Values of X that a second operation still finds in the cache (1 MB of float32).
-_CACHED = 2**18
-
-# Values of X beyond which it is worth while to run two operations of the input's gradient a piece at a time.
-_LARGE = 2**20
+# Values of X in a piece that several operations pass over one after the other: by sums, by element-wise ones.
+_SUMMED, _CHAINED = 2**18, 2**20
 
 # The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps
 # some neighbouring positions make one row, and their moments are then pooled.
@@ -66,7 +63,7 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
         mean, var = _cat(map(_row_moments, x_NCS.view(N * C, S).split(max(_PIECE // S, 1))))
         return mean.view(N, C), var.view(N, C)
     if C * S <= _SMALL:
-        return _cat(_plain_moments(x) for (x,) in _pieces(_CACHED, x_NCS))
+        return _cat(_plain_moments(x) for (x,) in _pieces(_SUMMED, x_NCS))
     f = -(-S // _ROWS)
     if f == 1:
         return _image_moments(x_NCS)
@@ -116,7 +113,7 @@ def affine(
         form(x_NCS, mean_NC, scale_NC, shift_NC, out)
         return
     added = () if residual_NCS is None else (residual_NCS,)
-    for x, mean, scale, shift, y, *z in _pieces(_CACHED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added):
+    for x, mean, scale, shift, y, *z in _pieces(_CHAINED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added):
         form(x, mean, scale, shift, y)
         passes.finish(y, z[0] if z else None, relu)
 
@@ -163,7 +160,7 @@ def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tens
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
     N, C, S = x_NCS.shape
     if C * S <= 2 * _SMALL:  # twice: it reads two tensors
-        return _cat(passes.reduce(*piece) for piece in _pieces(_CACHED, dy_NCS, x_NCS, mean_NC))
+        return _cat(passes.reduce(*piece) for piece in _pieces(_SUMMED, dy_NCS, x_NCS, mean_NC))
     f = math.gcd(S, 2 ** int(math.log2(max(_ROW // C, 1))))
     images = _images(_fold(dy_NCS, f)), _images(_fold(x_NCS, f))
     pairs = [_batch_norm_reduce(*sample) for sample in zip(*images, mean_NC.repeat(1, f), strict=True)]
@@ -178,7 +175,7 @@ def reduce_relu(
     """See `passes.reduce_relu`."""
     form = _affine_form(mean_NC, scale_NC)
     pairs, wholes = [], (x_NCS, dy_NCS, mean_NC, scale_NC, shift_NC, out, out if y_NCS is None else y_NCS)
-    for x, dy, mean, scale, shift, dz, y in _pieces(_CACHED, *wholes):
+    for x, dy, mean, scale, shift, dz, y in _pieces(_CHAINED, *wholes):
         if y_NCS is None:
             form(x, mean, scale, shift, y)
         passes.cut(dy, y, dz)
@@ -208,6 +205,6 @@ def input_grad(
     # By A, not by the slope: |A·m| says how many deviations the mean is large.
     form = _affine_form(mean_NC, scale_NC)
     wholes = x_NCS, dy_NCS, mean_NC, scale_NC, slope_NC, offset_NC, out
-    for x, dy, mean, scale, slope, offset, dx in _pieces(_LARGE, *wholes):
+    for x, dy, mean, scale, slope, offset, dx in _pieces(_CHAINED, *wholes):
         form(x, mean, slope, offset, dx)
         dx.addcmul_(dy, scale[..., None])
