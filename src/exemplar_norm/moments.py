@@ -6,8 +6,8 @@ m and v are the mean and the biased variance of each channel of each sample over
 layer of the family is a choice of `coefficients`; the two passes over X and their backward are here.
 
 The eager form is two autograd Functions with the map between them in ordinary autograd. `_Moments` also
-returns two *slots*, outputs that hold nothing and only exist so that a gradient can arrive: `_Affine`
-hands dY and A back through them, and `_Moments` then writes dX in a single pass.
+returns three *slots*, outputs that hold nothing and only exist so that a gradient can arrive: `_Affine`
+hands dY, A and Σ dY back through them, and `_Moments` then writes dX in a single pass.
 
 Legend: N samples, C channels, S positions.
 """
@@ -65,9 +65,9 @@ def moment_norm(
         mean, var = _compute_moments(ops, x)
         scale, shift = _call(coefficients, Moments(mean, var, count), x)
         return _compute_affine(ops, x, mean, scale, shift, residual, relu)
-    mean, var, dy_slot, scale_slot = _Moments.apply(x, ops)
+    mean, var, *slots = _Moments.apply(x, ops)
     scale, shift = _call(coefficients, Moments(mean, var, count), x)
-    y: Tensor = _Affine.apply(x.detach(), mean, scale, shift, dy_slot, scale_slot, residual, relu, ops)
+    y: Tensor = _Affine.apply(x.detach(), mean.detach(), scale, shift, *slots, residual, relu, ops)
     return y
 
 
@@ -149,31 +149,30 @@ def _compute_affine(
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ops: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, ops: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         mean, var = _compute_moments(ops, x)
         ctx.ops = ops
         ctx.save_for_backward(x, mean)
         ctx.set_materialize_grads(False)
-        dy_slot = x.new_empty(()).expand(x.shape)
-        scale_slot = mean.new_empty(()).expand(mean.shape)
-        return mean, var, dy_slot, scale_slot
+        dy_slot, scale_slot, sum_slot = (like.new_empty(()).expand(like.shape) for like in (x, mean, mean))
+        return mean, var, dy_slot, scale_slot, sum_slot
 
     @staticmethod
     def backward(
-        ctx: Any, g_mean: Tensor | None, g_var: Tensor | None, dy: Tensor | None, scale: Tensor | None
-    ) -> tuple[Tensor, None]:
+        ctx: Any, g_mean: Tensor | None, g_var: Tensor | None, dy: Tensor | None, scale: Tensor | None,
+        dy_sum: Tensor | None,
+    ) -> tuple[Tensor, None]:  # fmt: skip
         refuse_double_backward()
         ops = ctx.ops
         x, mean = ctx.saved_tensors
-        count = math.prod(x.shape[2:])
-        slope = torch.zeros_like(mean) if g_var is None else g_var * (2 / count)
-        offset = torch.zeros_like(mean) if g_mean is None else g_mean / count
+        g_mean, g_var = (torch.zeros_like(mean) if g is None else g for g in (g_mean, g_var))
         dx = _like(x, ops)
         x_NCS, out = _positions(x, x, ops), _positions(dx, x, ops)
         if dy is None:  # the ratio was used, the output was not
-            ops.affine(x_NCS, mean, slope, offset, out)
+            count = x_NCS.shape[2]
+            ops.affine(x_NCS, mean, g_var * (2 / count), g_mean / count, out)
         else:
-            ops.input_grad(_positions(dy, x, ops), x_NCS, mean, scale, slope, offset, out)
+            ops.input_grad(_positions(dy, x, ops), x_NCS, mean, scale, dy_sum, g_mean, g_var, out)
         return dx.to(x.dtype), None
 
 
@@ -181,7 +180,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, dy_slot: Tensor, scale_slot: Tensor,
-        residual: Tensor | None, relu: bool, ops: Any,
+        sum_slot: Tensor, residual: Tensor | None, relu: bool, ops: Any,
     ) -> Tensor:  # fmt: skip
         y = _compute_affine(ops, x, mean, scale, shift, residual, relu)
         ctx.relu, ctx.ops = relu, ops
@@ -204,7 +203,6 @@ class _Affine(torch.autograd.Function):
             )
         else:
             d_scale, d_shift = ops.reduce(dy_NCS, x_NCS, mean)
-        d_mean = -scale * d_shift if ctx.needs_input_grad[1] else None
-        d_residual = dy.to(x.dtype) if ctx.needs_input_grad[6] else None
-        # dY goes to `_Moments` as it is: in the dtype of the slot, which is that of X.
-        return None, d_mean, d_scale, d_shift, dy.to(x.dtype), scale, d_residual, None, None
+        dy = dy.to(x.dtype)  # what the slot takes is of its own dtype
+        d_residual = dy if ctx.needs_input_grad[7] else None
+        return None, None, d_scale, d_shift, dy, scale, d_shift, d_residual, None, None

@@ -68,14 +68,17 @@ def cut(dy_NCS: Tensor, y_NCS: Tensor, out: Tensor) -> None:
 
 
 def input_grad(
-    dy_NCS: Tensor,
-    x_NCS: Tensor,
-    mean_NC: Tensor,
-    scale_NC: Tensor,
-    slope_NC: Tensor,
-    offset_NC: Tensor,
-    out: Tensor,
-) -> None:
-    """DX = A ⊙ dY + slope ⊙ (X − m) + offset, with slope = 2 g_v / S and offset = g_m / S."""
-    affine(x_NCS, mean_NC, slope_NC, offset_NC, out)
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, dy_sum_NC: Tensor, g_mean_NC: Tensor,
+    g_var_NC: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """DX = A ⊙ dY + 2 g_v / S · (X − m) + (g_m − A · Σ dY) / S, with the map's gradients g_m and g_v."""
+    affine(x_NCS, mean_NC, *slope_and_offset(x_NCS, scale_NC, dy_sum_NC, g_mean_NC, g_var_NC), out)
     out.addcmul_(dy_NCS, scale_NC[..., None])
+
+
+def slope_and_offset(
+    x_NCS: Tensor, scale_NC: Tensor, dy_sum_NC: Tensor, g_mean_NC: Tensor, g_var_NC: Tensor
+) -> tuple[Tensor, Tensor]:
+    """2 g_v / S and (g_m − A · Σ dY) / S, each (N, C)."""
+    S = x_NCS.shape[2]
+    return g_var_NC * (2 / S), torch.addcmul(g_mean_NC, scale_NC, dy_sum_NC, value=-1).mul_(1 / S)

@@ -193,18 +193,14 @@ def _batch_norm_reduce(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Ten
 
 
 def input_grad(
-    dy_NCS: Tensor,
-    x_NCS: Tensor,
-    mean_NC: Tensor,
-    scale_NC: Tensor,
-    slope_NC: Tensor,
-    offset_NC: Tensor,
-    out: Tensor,
-) -> None:
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, dy_sum_NC: Tensor, g_mean_NC: Tensor,
+    g_var_NC: Tensor, out: Tensor,
+) -> None:  # fmt: skip
     """See `passes.input_grad`."""
+    coefficients = passes.slope_and_offset(x_NCS, scale_NC, dy_sum_NC, g_mean_NC, g_var_NC)
     # By A, not by the slope: |A·m| says how many deviations the mean is large.
     form = _affine_form(mean_NC, scale_NC)
-    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, slope_NC, offset_NC, out
+    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, *coefficients, out
     for x, dy, mean, scale, slope, offset, dx in _pieces(_CHAINED, *wholes):
         form(x, mean, slope, offset, dx)
         dx.addcmul_(dy, scale[..., None])

@@ -8,8 +8,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
-from exemplar_norm import SwitchNorm2d, backend
+from exemplar_norm import ExemplarNorm2d, SwitchNorm2d, backend
 from exemplar_norm.kernels import triton_passes
 from exemplar_norm.moments import moment_norm
 from tests import reference
@@ -194,3 +196,51 @@ def test_loss_on_the_ratio(with_output):
         }
     # float32, with σ > 0.3 in the denominators, through the statistics twice.
     assert_same_gradients(found["triton"], found["reference"], 1e-4, floor=1)
+
+
+class Launches(TorchDispatchMode):
+    """Names what a GPU would be given: Triton's kernels, and operations of PyTorch that compute something."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self._interprets = [], False
+
+    def __enter__(self):
+        self._run = GridExecutor.__call__
+
+        def launch(executor, *args, **kwargs):
+            self.names.append(executor.fn.__name__)
+            self._interprets = True
+            self._run(executor, *args, **kwargs)
+            self._interprets = False
+
+        GridExecutor.__call__ = launch
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        GridExecutor.__call__ = self._run
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        returns = function._schema.returns
+        is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not (self._interprets or is_view or "empty" in str(function) or not returns):
+            self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", [(3, 64, 5, 7), (1, 8, 24, 25)], ids=["whole", "split"])
+def test_launches_of_a_training_step(shape, channels_last):
+    layer = ExemplarNorm2d(shape[1])
+    x = laid_out(torch.randn(shape), channels_last).requires_grad_()
+    upstream = laid_out(torch.randn(shape), channels_last)
+    combines = triton_passes._parts(x.detach().flatten(2))[0] > 1
+    with backend("triton"):
+        with Launches() as forward:
+            y = layer(x)
+        with Launches() as backward:
+            torch.autograd.grad(y, [x, *layer.parameters()], upstream)
+    # Moments, the batch counter, pooled statistics, mixture, Y; then sums, two of the map, dX.
+    assert len(forward.names) == 5 + combines, forward.names
+    assert len(backward.names) == 4 + combines, backward.names

@@ -18,7 +18,7 @@ def run_interpreted(*arguments: str) -> None:
 
 
 def test_layers_on_a_few_shapes():
-    few = "in-ln-bn and mean and not mean_std or split or outlier or fused"
+    few = "in-ln-bn and mean and not mean_std or split or outlier or fused or launches"
     run_interpreted("tests/kernels/interpreted_layers.py", "-k", few)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exemplar_norm import passes_cpu
+from exemplar_norm import passes, passes_cpu
 
 KEEPS_DTYPE = True
 
@@ -136,8 +136,9 @@ def reduce_relu(
 
 
 def input_grad(
-    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, slope_NC: Tensor, offset_NC: Tensor,
-    out: Tensor,
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, dy_sum_NC: Tensor, g_mean_NC: Tensor,
+    g_var_NC: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """See `passes.input_grad`."""
-    _run(_input_grad, dy_NCS, x_NCS, *_dense(mean_NC, scale_NC, slope_NC, offset_NC), out)
+    coefficients = passes.slope_and_offset(x_NCS, scale_NC, dy_sum_NC, g_mean_NC, g_var_NC)
+    _run(_input_grad, dy_NCS, x_NCS, *_dense(mean_NC, scale_NC, *coefficients), out)

@@ -173,15 +173,16 @@ def combine_sums_kernel(
 
 @triton.jit
 def input_grad_kernel(
-    dy, x, dx, mean, scale, slope, offset, C, S, stride_n, stride_c, stride_s,
+    dy, x, dx, mean, scale, dy_sum, g_mean, g_var, C, S, stride_n, stride_c, stride_s,
     ROWS: tl.constexpr, POS: tl.constexpr,
 ):  # fmt: skip
-    """DX = A ⊙ dY + slope ⊙ (X − m) + offset."""
+    """DX = A ⊙ dY + 2 g_v / S · (X − m) + (g_m − A · Σ dY) / S."""
     at, mask, c, row = tile(C, S, stride_n, stride_c, stride_s, ROWS, POS)
     m = tl.load(mean + row, mask=c < C, other=0.0)[:, None]
-    a = tl.load(scale + row, mask=c < C, other=0.0)[:, None]
-    k = tl.load(slope + row, mask=c < C, other=0.0)[:, None]
-    t = tl.load(offset + row, mask=c < C, other=0.0)[:, None]
+    a = tl.load(scale + row, mask=c < C, other=0.0)
+    slope = 2.0 * tl.load(g_var + row, mask=c < C, other=0.0) / S
+    moved = tl.load(g_mean + row, mask=c < C, other=0.0) - a * tl.load(dy_sum + row, mask=c < C, other=0.0)
     centred = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - m
-    value = a * tl.load(dy + at, mask=mask, other=0.0).to(tl.float32) + k * centred + t
+    gradient = tl.load(dy + at, mask=mask, other=0.0).to(tl.float32)
+    value = a[:, None] * gradient + (slope[:, None] * centred + (moved / S)[:, None])
     tl.store(dx + at, value, mask=mask)

@@ -160,12 +160,12 @@ def _run_reduce(
 
 
 def input_grad(
-    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, slope_NC: Tensor, offset_NC: Tensor,
-    out: Tensor,
+    dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, dy_sum_NC: Tensor, g_mean_NC: Tensor,
+    g_var_NC: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """See `passes.input_grad`."""
     samples, C, S, *strides = _geometry(x_NCS)
-    coefficients = (scale_NC.contiguous(), slope_NC.contiguous(), offset_NC.contiguous())
+    statistics = (t.contiguous() for t in (mean_NC, scale_NC, dy_sum_NC, g_mean_NC, g_var_NC))
     _input_grad[_tile_grid(samples, C, S)](
-        dy_NCS, x_NCS, out, mean_NC, *coefficients, C, S, *strides
+        dy_NCS, x_NCS, out, *statistics, C, S, *strides
     )  # fmt: skip
