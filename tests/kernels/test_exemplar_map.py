@@ -37,7 +37,7 @@ def test_operations_of_a_training_step():
         counted = launches(layer, x, torch.ones_like(x))
     # As many as there are now: a bound to notice growth by.
     assert counted["launches_forward"] <= 48
-    assert counted["launches_backward"] <= 64
+    assert counted["launches_backward"] <= 62
 
 
 def test_whatever_has_to_see_the_gate_sees_it():
