@@ -124,10 +124,12 @@ bench: $(READY)  ## measure layers, networks, their cost and its growth against 
 	@$(BIN)/python -m benchmarks.layer $(ARGS)
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.network
+	@$(BIN)/python -m benchmarks.network --networks resnet50 --candidates en --batch 32 --size 224 --rounds 5
 	@$(BIN)/python -m benchmarks.network --compile --networks resnet50
 	@$(BIN)/python -m benchmarks.cost
 	@$(BIN)/python -m benchmarks.input
 	@$(BIN)/python -m benchmarks.plots
+	@$(BIN)/python -m benchmarks.goals --write
 
 # Tests of values first: a wrong kernel can be a fast one.
 .PHONY: bench-gpu

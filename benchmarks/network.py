@@ -1,12 +1,13 @@
 """A training step and an inference of whole networks by normalizer, against the same network with BatchNorm.
 
     python -m benchmarks.network [--rounds 9] [--batch 8] [--size 128] [--networks resnet50 …]
-                                 [--compile] [--device cuda] [--dtype bfloat16] [--allocator default]
+                                 [--candidates bn en …] [--compile] [--device cuda] [--dtype bfloat16]
+                                 [--allocator default]
 
 On a CPU with one thread, channels-last. Candidates are interleaved in one process. A step is forward, a
 cross-entropy, and backward; no optimiser. Saved are the bytes that autograd keeps of a step. Prints ratios to
-BatchNorm and writes results/network.json, of compiled networks network-compiled.json. Compile time is the
-first run less the median of the later ones.
+BatchNorm and writes results/network.json, of compiled networks network-compiled.json, of other than 8 images
+of 128² network-<batch>x<size>.json. Compile time is the first run less the median of the later ones.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def inference_of(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Callab
 
 
 def measure_network(
-    network: str, images: Tensor, rounds: int, dtype: torch.dtype, compiled: bool
+    network: str, candidates: list[str], images: Tensor, rounds: int, dtype: torch.dtype, compiled: bool
 ) -> list[dict[str, Any]]:
     """Rows, one a candidate and mode."""
     rows: list[dict[str, Any]] = []
@@ -98,7 +99,7 @@ def measure_network(
             .to(images.device)
             .to(memory_format=torch.channels_last)
             .train(mode == "training step")
-            for name in CANDIDATES
+            for name in candidates
         }
         runs = {name: run_of(model, images, dtype) for name, model in models.items()}
         first = {name: first_run(models[name], run, compiled) for name, run in runs.items()}
@@ -144,7 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for network, mode in dict.fromkeys((r["network"], r["mode"]) for r in rows):
         of = {r["candidate"]: r for r in rows if (r["network"], r["mode"]) == (network, mode)}
-        others = [of[name] for name in CANDIDATES if name != BASELINE]
+        others = [row for name, row in of.items() if name != BASELINE]
         times = [f"{row['ms_ratio']:.2f}" for row in others]
         lines.append([network, mode, f"{of[BASELINE]['ms']:.0f}", *times])
         if mode == "training step":
@@ -154,30 +155,32 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(["", "compile time", f"{of[BASELINE]['compile_s']:.1f} s"])
             lines[-1] += [f"{row['compile_ratio']:.2f}" for row in others]
             lines.append(["", "graph breaks", *(str(row["graph_breaks"]) for row in of.values())])
-    header = [
-        "network",
-        "",
-        f"{BASELINE}, ms",
-        *(f"{name}, × {BASELINE}" for name in CANDIDATES if name != BASELINE),
-    ]
+    names = dict.fromkeys(r["candidate"] for r in rows if r["candidate"] != BASELINE)
+    header = ["network", "", f"{BASELINE}, ms", *(f"{name}, × {BASELINE}" for name in names)]
     return markdown(header, lines)
 
 
 def main() -> None:
     """Measure, print and write."""
-    options = parser(__doc__, rounds=9, batch=8)
-    options.add_argument("--size", type=int, default=128)
+    batch, size = 8, 128
+    options = parser(__doc__, rounds=9, batch=batch)
+    options.add_argument("--size", type=int, default=size)
     options.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
+    options.add_argument("--candidates", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES))
     options.add_argument("--compile", action="store_true")
     args = options.parse_args()
     torch.set_num_threads(1)
     use_allocator(args.allocator)
     images = torch.randn(args.batch, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     images = images.to(args.device, memory_format=torch.channels_last)
+    candidates = list(dict.fromkeys([BASELINE, *args.candidates]))
     rows = []
     for network in args.networks:
-        rows += measure_network(network, images, args.rounds, getattr(torch, args.dtype), args.compile)
-    name = "network-compiled" if args.compile else "network"
+        rows += measure_network(
+            network, candidates, images, args.rounds, getattr(torch, args.dtype), args.compile
+        )
+    other = "" if (args.batch, args.size) == (batch, size) else f"-{args.batch}x{args.size}"
+    name = f"network{'-compiled' if args.compile else ''}{other}"
     print(f"\n{table(rows)}\n\nwritten: {write_result(name, rows, args.device, args.dtype)}")
 
 

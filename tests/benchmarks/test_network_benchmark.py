@@ -10,7 +10,7 @@ from exemplar_norm import convert_norm
 @pytest.fixture
 def rows(result_of, capsys):
     small = ("--rounds", "1", "--batch", "2", "--size", "64", "--networks", "resnet18")
-    rows = result_of(network, *small)["rows"]
+    rows = result_of(network, *small, result="network-2x64")["rows"]
     assert "| resnet18 | training step |" in capsys.readouterr().out
     return rows
 
@@ -49,7 +49,7 @@ TINY = ("--rounds", "3", "--batch", "16", "--size", "4", "--networks", "any")
 
 
 def test_each_candidate_runs_once_before_the_rounds_and_once_for_its_memory(runs, result_of):
-    rows = result_of(network, *TINY)["rows"]
+    rows = result_of(network, *TINY, result="network-16x4")["rows"]
     assert set(runs.values()) == {2 * (1 + 3 + 1)}
     assert not any("graph_breaks" in row or "compile_s" in row for row in rows)
 
@@ -57,12 +57,12 @@ def test_each_candidate_runs_once_before_the_rounds_and_once_for_its_memory(runs
 def test_saved_bytes_are_those_under_autocast(runs, result_of):
     saved = {
         name: {row["saved"] for row in result_of(network, *TINY, *options, result=name)["rows"][:5]}
-        for name, options in (("network", ()), ("network-cpu-bfloat16", ("--dtype", "bfloat16")))
+        for name, options in (("network-16x4", ()), ("network-16x4-cpu-bfloat16", ("--dtype", "bfloat16")))
     }
     images = 16 * 48 * 4
     # The loss keeps a logarithm for each of two classes and the target; autocast keeps a copy of the matrix.
-    assert all(images < s < 1.2 * images for s in saved["network"])
-    assert all(images / 2 < s < 0.7 * images for s in saved["network-cpu-bfloat16"])
+    assert all(images < s < 1.2 * images for s in saved["network-16x4"])
+    assert all(images / 2 < s < 0.7 * images for s in saved["network-16x4-cpu-bfloat16"])
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_compiled_networks_have_no_graph_break(result_of, monkeypatch, capsys):
 
     monkeypatch.setattr(network, "build", build)
     monkeypatch.setattr(network, "CANDIDATES", {"bn": {}, "en": {"norm": "en"}})
-    rows = result_of(network, *TINY, "--compile", result="network-compiled")["rows"]
+    rows = result_of(network, *TINY, "--compile", result="network-compiled-16x4")["rows"]
     assert all(row["compiled"] and row["graph_breaks"] == 0 for row in rows)
     # Seconds against milliseconds.
     assert all(row["compile_s"] > row["ms"] / 1e3 and "compile_ratio" in row for row in rows)
