@@ -78,6 +78,10 @@ def _reference(x: Tensor, coefficients: Coefficients, residual: Tensor | None, r
     mean, var = passes.moments(values, spatial)
     scale, shift = _call(coefficients, Moments(mean, var, math.prod(x.shape[2:])), x)
     mean, scale, shift = (t.reshape(*t.shape, *(1 for _ in spatial)) for t in (mean, scale, shift))
+    if torch.compiler.is_compiling():
+        # From X as it came: a converted one would be kept for the backward. Without a compiler, autograd would
+        # then add up two gradients of low precision.
+        values = x if x.dim() > 2 else x[..., None]
     y = ((values - mean) * scale + shift).reshape(x.shape)
     y = y if residual is None else y + residual
     return (torch.relu(y) if relu else y).to(x.dtype)

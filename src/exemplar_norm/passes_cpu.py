@@ -16,7 +16,7 @@ from exemplar_norm import passes
 
 _aten = torch.ops.aten
 
-KEEPS_DTYPE = False
+KEEPS_DTYPE = True
 
 # |A·m| up to which A·X + (B − A·m) is used for A·(X − m) + B: rounding then adds at most about
 # 64 · 2⁻²⁴ ≈ 4e-6 in float32, below what BatchNorm itself leaves. Beyond it X is centred first.
@@ -26,8 +26,9 @@ _MAX_UNCENTRED = 64.0
 # would cost as much in page faults as a pass over X.
 _PIECE = 2**19
 
-# Values of X in a piece that several operations pass over one after the other: by sums, by element-wise ones.
-_SUMMED, _CHAINED = 2**18, 2**20
+# Values of X in a piece that several operations pass over one after the other: by sums, by element-wise ones,
+# by all passes in float32 where X is of lower precision.
+_SUMMED, _CHAINED, _WIDENED = 2**18, 2**20, 2**19
 
 # The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps
 # some neighbouring positions make one row, and their moments are then pooled.
@@ -58,6 +59,8 @@ def _fold(x_NCS: Tensor, f: int) -> Tensor:
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
+    if _is_narrow(x_NCS):
+        return _cat(moments(x.float()) for (x,) in _pieces(_WIDENED, x_NCS))
     N, C, S = x_NCS.shape
     if x_NCS.is_contiguous():
         mean, var = _cat(map(_row_moments, x_NCS.view(N * C, S).split(max(_PIECE // S, 1))))
@@ -73,6 +76,11 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     share_B1 = x_NCS.new_tensor([S // f / S] * f + [S % f / S] * (S % f > 0))[:, None]
     mean_NC = (share_B1 * means_NBC).sum(1)
     return mean_NC, (share_B1 * (vars_NBC + (means_NBC - mean_NC[:, None]).square())).sum(1)
+
+
+def _is_narrow(x_NCS: Tensor) -> bool:
+    """Whether the native kernels would lose digits: passes then run on float32 copies of pieces."""
+    return x_NCS.dtype in (torch.float16, torch.bfloat16)
 
 
 def _cat(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -108,11 +116,19 @@ def affine(
     residual_NCS: Tensor | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
     """See `passes.affine`."""
+    added = () if residual_NCS is None else (residual_NCS,)
+    if _is_narrow(x_NCS):
+        for x, mean, scale, shift, y, *z in _pieces(
+            _WIDENED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added
+        ):
+            wide = torch.empty_like(y, dtype=torch.float32)
+            affine(x.float(), mean, scale, shift, wide, z[0].float() if z else None, relu)
+            y.copy_(wide)
+        return
     form = _affine_form(mean_NC, scale_NC)
     if residual_NCS is None and not relu:
         form(x_NCS, mean_NC, scale_NC, shift_NC, out)
         return
-    added = () if residual_NCS is None else (residual_NCS,)
     for x, mean, scale, shift, y, *z in _pieces(_CHAINED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added):
         form(x, mean, scale, shift, y)
         passes.finish(y, z[0] if z else None, relu)
@@ -155,6 +171,9 @@ def _affine_uncentred(
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
+    if _is_narrow(x_NCS):
+        pieces = _pieces(_WIDENED, dy_NCS, x_NCS, mean_NC)
+        return _cat(reduce(dy.float(), x.float(), mean) for dy, x, mean in pieces)
     if x_NCS.is_contiguous():
         dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
@@ -173,8 +192,15 @@ def reduce_relu(
     y_NCS: Tensor | None, out: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `passes.reduce_relu`."""
-    form = _affine_form(mean_NC, scale_NC)
     pairs, wholes = [], (x_NCS, dy_NCS, mean_NC, scale_NC, shift_NC, out, out if y_NCS is None else y_NCS)
+    if _is_narrow(x_NCS):
+        for x, dy, mean, scale, shift, dz, y in _pieces(_WIDENED, *wholes):
+            wide = torch.empty_like(dz, dtype=torch.float32)
+            output = None if y_NCS is None else y.float()
+            pairs.append(reduce_relu(dy.float(), x.float(), mean, scale, shift, output, wide))
+            dz.copy_(wide)
+        return _cat(pairs)
+    form = _affine_form(mean_NC, scale_NC)
     for x, dy, mean, scale, shift, dz, y in _pieces(_CHAINED, *wholes):
         if y_NCS is None:
             form(x, mean, scale, shift, y)
@@ -201,6 +227,12 @@ def input_grad(
     # By A, not by the slope: |A·m| says how many deviations the mean is large.
     form = _affine_form(mean_NC, scale_NC)
     wholes = x_NCS, dy_NCS, mean_NC, scale_NC, *coefficients, out
+    if _is_narrow(x_NCS):
+        for x, dy, mean, scale, slope, offset, dx in _pieces(_WIDENED, *wholes):
+            wide = torch.empty_like(dx, dtype=torch.float32)
+            form(x.float(), mean, slope, offset, wide)
+            dx.copy_(wide.addcmul_(dy.float(), scale[..., None]))
+        return
     for x, dy, mean, scale, slope, offset, dx in _pieces(_CHAINED, *wholes):
         form(x, mean, slope, offset, dx)
         dx.addcmul_(dy, scale[..., None])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._inductor.utils import run_fw_bw_and_get_code
 
+from benchmarks.measure import saved_bytes
 from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.switch import SwitchNorm
 
@@ -43,4 +44,19 @@ def test_no_copies_between_layouts(norm, kind, last):
     assert [large_buffers(code, x.numel()) for code in codes] == [[x.numel()], [x.numel()]]
     # `double` stands in generated code where a number is computed in it.
     assert not any(re.search(r"\bdouble\b|float64", code) for code in codes)
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str
+)
+def test_x_is_kept_for_the_backward_as_it_came(dtype):
+    torch._dynamo.reset()
+    layer = ExemplarNorm(16)
+    x = torch.randn(4, 16, 28, 28, dtype=dtype, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
+    saved = saved_bytes(lambda: compiled(x), list(layer.parameters()))
+    # Beside X, float32 numbers of each sample and channel, of which X has 784.
+    assert x.nbytes < saved < 1.1 * x.nbytes
     torch._dynamo.reset()
