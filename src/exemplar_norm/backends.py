@@ -25,14 +25,16 @@ def backend(name: Backend) -> Iterator[None]:
 
     Args:
         name: "reference" is plain differentiable PyTorch, the only form with double backward and the
-            oracle of the others. "eager" keeps X as its only activation and runs its own backward on
-            native primitives. "auto" (the default) takes "eager" in ordinary training and evaluation,
-            and "reference" where something has to see through the layer: `torch.func`, forward-mode
-            differentiation, `torch.jit.trace`, tensor subclasses, the meta device. Under `torch.compile` and
-            `torch.export` every name means the plain form, which the compiler fuses by itself.
+            oracle of the others. The others keep X as their only activation and have a backward of their own:
+            "eager" on native primitives; "compiled" on passes that Inductor builds once per process and shape
+            family, some seconds each; "triton" on Triton kernels, for inputs on a CUDA device (float64 stays
+            with "eager"). "auto" (the default) takes "triton" on a CUDA device where Triton can be imported,
+            else "eager", and "reference" where something has to see through the layer: `torch.func`,
+            forward-mode differentiation, `torch.jit.trace`, tensor subclasses, the meta device. Under
+            `torch.compile` and `torch.export` every name means the plain form, which the compiler fuses.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown. A layer raises it where "triton" was chosen and cannot run.
     """
     global _active
     if name not in BACKENDS:

@@ -1,7 +1,8 @@
 """The passes over X built by Inductor: same functions as `exemplar_norm.passes`, any dtype.
 
-What is built serves a shape family for the length of the process: a pass, a memory layout, a dtype, a device,
-and which sizes are 1. Other sizes are symbols, so that all layers of a network share it.
+All but dX and what is fused stay with native kernels where X is channels-last in full precision on a CPU
+(`_native`). What is built serves a shape family for the length of the process: a pass, a memory layout, a dtype,
+a device, and which sizes are 1. Other sizes are symbols, so that all layers of a network share it.
 
 Legend: as in `passes`.
 """
@@ -78,7 +79,8 @@ def _run(function: Callable[..., Any], x: Tensor, *inputs: Any) -> Any:
     # A code object of its own: the compiler limits what it builds from one.
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     _built[key] = torch.compile(own, dynamic=True, fullgraph=True)
-    # Sizes that happen to be equal in this call are not the same symbol.
+    # Sizes that happen to be equal in this call are not the same symbol. The patch takes 80 µs: not in each
+    # call, though one of them builds again after `torch.compiler.reset()`.
     with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         return _built[key](x, *arguments)
 
