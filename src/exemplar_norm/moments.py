@@ -79,8 +79,8 @@ def _reference(x: Tensor, coefficients: Coefficients, residual: Tensor | None, r
     scale, shift = _call(coefficients, Moments(mean, var, math.prod(x.shape[2:])), x)
     mean, scale, shift = (t.reshape(*t.shape, *(1 for _ in spatial)) for t in (mean, scale, shift))
     if torch.compiler.is_compiling():
-        # From X as it came: a converted one would be kept for the backward. dX is then a sum of two gradients,
-        # which Inductor rounds once, and plain autograd would round each.
+        # From X as it came: a converted one would be kept for the backward. dX is then the sum of two, which
+        # Inductor rounds once, and plain autograd would round each.
         values = x if x.dim() > 2 else x[..., None]
     y = ((values - mean) * scale + shift).reshape(x.shape)
     y = y if residual is None else y + residual

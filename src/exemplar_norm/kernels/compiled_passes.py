@@ -1,8 +1,8 @@
 """The passes over X built by Inductor: same functions as `exemplar_norm.passes`, any dtype.
 
 All but dX and what is fused stay with native kernels where X is channels-last in full precision on a CPU
-(`_native`). What is built serves a shape family for the length of the process: a pass, a memory layout, a dtype,
-a device, and which sizes are 1. Other sizes are symbols, so that all layers of a network share it.
+(`_native`). What is built serves a shape family for the length of the process: a pass, a memory layout, a
+dtype, a device, and which sizes are 1. Other sizes are symbols, so that all layers of a network share it.
 
 Legend: as in `passes`.
 """
