@@ -1,7 +1,8 @@
 """The same passes on CPU, from the native primitives that run at memory speed there.
 
 X seen as (1, N·C, S) turns the BatchNorm kernels into per-sample, per-channel ones; in channels-last
-layout they run a sample at a time. Legend and definitions: `passes`.
+layout they run a sample at a time. Given float32 statistics and coefficients, they take an X of lower
+precision as it is; other operations take float32 copies of pieces. Legend and definitions: `passes`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MAX_UNCENTRED = 64.0
 _PIECE = 2**19
 
 # Values of X in a piece that several operations pass over one after the other: by sums, by element-wise ones,
-# by all passes in float32 where X is of lower precision.
+# by those in float32 where X is of lower precision.
 _SUMMED, _CHAINED, _WIDENED = 2**18, 2**20, 2**19
 
 # The channels-last kernels add up rows one by one, and the error of a mean grows with them: in larger maps
@@ -59,9 +60,10 @@ def _fold(x_NCS: Tensor, f: int) -> Tensor:
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
-    if _is_narrow(x_NCS):
-        return _cat(moments(x.float()) for (x,) in _pieces(_WIDENED, x_NCS))
     N, C, S = x_NCS.shape
+    if x_NCS.is_contiguous() and _is_narrow(x_NCS):
+        mean, var = _batch_norm_moments(_rows(x_NCS))
+        return mean.view(N, C), var.view(N, C)
     if x_NCS.is_contiguous():
         mean, var = _cat(map(_row_moments, x_NCS.view(N * C, S).split(max(_PIECE // S, 1))))
         return mean.view(N, C), var.view(N, C)
@@ -73,14 +75,18 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     blocks = (x_NCS[..., : S - S % f], f), (x_NCS[..., S - S % f :], 1)
     pairs = [_image_moments(_fold(block, n)) for block, n in blocks if block.shape[2]]
     means_NBC, vars_NBC = (torch.cat(parts, 1).view(N, -1, C) for parts in zip(*pairs, strict=True))
-    share_B1 = x_NCS.new_tensor([S // f / S] * f + [S % f / S] * (S % f > 0))[:, None]
+    share_B1 = means_NBC.new_tensor([S // f / S] * f + [S % f / S] * (S % f > 0))[:, None]
     mean_NC = (share_B1 * means_NBC).sum(1)
     return mean_NC, (share_B1 * (vars_NBC + (means_NBC - mean_NC[:, None]).square())).sum(1)
 
 
 def _is_narrow(x_NCS: Tensor) -> bool:
-    """Whether the native kernels would lose digits: passes then run on float32 copies of pieces."""
+    """Whether results of X's dtype would lose digits."""
     return x_NCS.dtype not in (torch.float32, torch.float64)
+
+
+def _wide(x_NCS: Tensor) -> Tensor:
+    return x_NCS.float() if _is_narrow(x_NCS) else x_NCS
 
 
 def _cat(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -93,6 +99,7 @@ def _cat(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _plain_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
+    x_NCS = _wide(x_NCS)
     mean_NC = x_NCS.mean(2)
     return mean_NC, torch.sub(x_NCS, mean_NC[..., None]).square_().mean(2)
 
@@ -106,9 +113,15 @@ def _row_moments(x_RS: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _image_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
-    pairs = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in _images(x_NCS)]
-    means, variances = zip(*pairs, strict=True)
+    means, variances = zip(*map(_batch_norm_moments, _images(x_NCS)), strict=True)
     return torch.stack(means), torch.stack(variances)
+
+
+def _batch_norm_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    # Running statistics, which a momentum of 0 leaves alone, have the results in their dtype.
+    running = torch.ones(x.shape[1]) if _is_narrow(x) else None
+    mean, var = torch.batch_norm_update_stats(x, running, running, 0.0)
+    return mean, var
 
 
 def affine(
@@ -116,19 +129,11 @@ def affine(
     residual_NCS: Tensor | None = None, relu: bool = False,
 ) -> None:  # fmt: skip
     """See `passes.affine`."""
-    added = () if residual_NCS is None else (residual_NCS,)
-    if _is_narrow(x_NCS):
-        for x, mean, scale, shift, y, *z in _pieces(
-            _WIDENED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added
-        ):
-            wide = torch.empty_like(y, dtype=torch.float32)
-            affine(x.float(), mean, scale, shift, wide, z[0].float() if z else None, relu)
-            y.copy_(wide)
-        return
     form = _affine_form(mean_NC, scale_NC)
     if residual_NCS is None and not relu:
         form(x_NCS, mean_NC, scale_NC, shift_NC, out)
         return
+    added = () if residual_NCS is None else (residual_NCS,)
     for x, mean, scale, shift, y, *z in _pieces(_CHAINED, x_NCS, mean_NC, scale_NC, shift_NC, out, *added):
         form(x, mean, scale, shift, y)
         passes.finish(y, z[0] if z else None, relu)
@@ -145,7 +150,7 @@ def _pieces(values: int, x_NCS: Tensor, *others: Tensor) -> Iterator[tuple[Tenso
 
 
 def _affine_form(mean_NC: Tensor, scale_NC: Tensor) -> Callable[..., None]:
-    return passes.affine if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
+    return _affine_centred if _needs_centring(mean_NC, scale_NC) else _affine_uncentred
 
 
 def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
@@ -154,32 +159,52 @@ def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
     return not (-_MAX_UNCENTRED <= float(lowest) and float(highest) <= _MAX_UNCENTRED)
 
 
+def _affine_centred(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
+    if _is_narrow(x_NCS):
+        _widened(passes.affine, x_NCS, mean_NC, scale_NC, shift_NC, out)
+    else:
+        passes.affine(x_NCS, mean_NC, scale_NC, shift_NC, out)
+
+
+def _widened(run: Callable[..., None], *tensors: Tensor) -> None:
+    """`run` on float32 copies of pieces of the tensors, the last of which is its output."""
+    for *inputs, out in _pieces(_WIDENED, *tensors):
+        wide = torch.empty_like(out, dtype=torch.float32)
+        run(*map(_wide, inputs), wide)
+        out.copy_(wide)
+
+
 def _affine_uncentred(
     x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor
 ) -> None:
-    if not x_NCS.is_contiguous():
+    if x_NCS.is_contiguous():
+        mean, scale, shift = (t.flatten() for t in (mean_NC, scale_NC, shift_NC))
+        _batch_norm_affine(_rows(x_NCS), mean, scale, shift, _rows(out))
+    elif _is_narrow(x_NCS):
+        for sample in zip(_images(x_NCS), mean_NC, scale_NC, shift_NC, _images(out), strict=True):
+            _batch_norm_affine(*sample)
+    else:
         intercept_NC = torch.addcmul(shift_NC, scale_NC, mean_NC, value=-1)
         torch.addcmul(intercept_NC[..., None], x_NCS, scale_NC[..., None], out=out)
-        return
-    mean, none = mean_NC.flatten(), x_NCS.new_empty(0)
-    # BatchNorm in evaluation, with these coefficients for weight and bias and a variance of one.
+
+
+def _batch_norm_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """BatchNorm in evaluation, with these coefficients for weight and bias and a variance of one."""
+    none = mean.new_empty(0)
     _aten.native_batch_norm.out(
-        _rows(x_NCS), scale_NC.flatten(), shift_NC.flatten(), mean, torch.ones_like(mean), False, 0.0, 0.0,
-        out=_rows(out), save_mean=none, save_invstd=none.clone(),
+        x, scale, shift, mean, torch.ones_like(mean), False, 0.0, 0.0,
+        out=out, save_mean=none, save_invstd=none.clone(),
     )  # fmt: skip
 
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
-    if _is_narrow(x_NCS):
-        pieces = _pieces(_WIDENED, dy_NCS, x_NCS, mean_NC)
-        return _cat(reduce(dy.float(), x.float(), mean) for dy, x, mean in pieces)
     if x_NCS.is_contiguous():
         dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)
     N, C, S = x_NCS.shape
     if C * S <= 2 * _SMALL:  # twice: it reads two tensors
-        return _cat(passes.reduce(*piece) for piece in _pieces(_SUMMED, dy_NCS, x_NCS, mean_NC))
+        return _cat(passes.reduce(*map(_wide, p)) for p in _pieces(_SUMMED, dy_NCS, x_NCS, mean_NC))
     f = math.gcd(S, 2 ** int(math.log2(max(_ROW // C, 1))))
     images = _images(_fold(dy_NCS, f)), _images(_fold(x_NCS, f))
     pairs = [_batch_norm_reduce(*sample) for sample in zip(*images, mean_NC.repeat(1, f), strict=True)]
@@ -193,13 +218,6 @@ def reduce_relu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `passes.reduce_relu`."""
     pairs, wholes = [], (x_NCS, dy_NCS, mean_NC, scale_NC, shift_NC, out, out if y_NCS is None else y_NCS)
-    if _is_narrow(x_NCS):
-        for x, dy, mean, scale, shift, dz, y in _pieces(_WIDENED, *wholes):
-            wide = torch.empty_like(dz, dtype=torch.float32)
-            output = None if y_NCS is None else y.float()
-            pairs.append(reduce_relu(dy.float(), x.float(), mean, scale, shift, output, wide))
-            dz.copy_(wide)
-        return _cat(pairs)
     form = _affine_form(mean_NC, scale_NC)
     for x, dy, mean, scale, shift, dz, y in _pieces(_CHAINED, *wholes):
         if y_NCS is None:
@@ -226,13 +244,16 @@ def input_grad(
     coefficients = passes.slope_and_offset(x_NCS, scale_NC, dy_sum_NC, g_mean_NC, g_var_NC)
     # By A, not by the slope: |A·m| says how many deviations the mean is large.
     form = _affine_form(mean_NC, scale_NC)
-    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, *coefficients, out
-    if _is_narrow(x_NCS):
-        for x, dy, mean, scale, slope, offset, dx in _pieces(_WIDENED, *wholes):
-            wide = torch.empty_like(dx, dtype=torch.float32)
-            form(x.float(), mean, slope, offset, wide)
-            dx.copy_(wide.addcmul_(dy.float(), scale[..., None]))
-        return
-    for x, dy, mean, scale, slope, offset, dx in _pieces(_CHAINED, *wholes):
+
+    def write(
+        x: Tensor, dy: Tensor, mean: Tensor, scale: Tensor, slope: Tensor, offset: Tensor, dx: Tensor
+    ) -> None:
         form(x, mean, slope, offset, dx)
         dx.addcmul_(dy, scale[..., None])
+
+    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, *coefficients, out
+    if _is_narrow(x_NCS):  # its terms may cancel: in low precision each would be rounded
+        _widened(write, *wholes)
+    else:
+        for piece in _pieces(_CHAINED, *wholes):
+            write(*piece)
