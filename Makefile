@@ -120,8 +120,11 @@ lint: $(READY)  ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## measure layers, networks, their cost and its growth against BatchNorm, and the input pipeline
-	@$(BIN)/python -m benchmarks.layer $(ARGS)
+bench: $(READY)  ## measure layers, their passes, networks, their cost and its growth against BatchNorm, and the input pipeline
+	@for dtype in float32 bfloat16; do \
+	    $(BIN)/python -m benchmarks.layer --dtype $$dtype $(ARGS) || exit 1; \
+	    $(BIN)/python -m benchmarks.passes --dtype $$dtype $(ARGS) || exit 1; \
+	done
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.network
 	@$(BIN)/python -m benchmarks.network --networks resnet50 --candidates en --batch 32 --size 224 --rounds 5
@@ -137,10 +140,12 @@ bench-gpu: $(READY)  ## on a GPU: check the kernels, then measure layers and net
 	@EXEMPLAR_TEST_DEVICE=cuda $(BIN)/python -m pytest -q tests/layers/test_numerics.py tests/kernels/interpreted_layers.py
 	@for dtype in float32 bfloat16; do \
 	    $(BIN)/python -m benchmarks.layer --device cuda --dtype $$dtype --batch 128 || exit 1; \
+	    $(BIN)/python -m benchmarks.passes --device cuda --dtype $$dtype --batch 128 || exit 1; \
 	    for how in '' --compile; do \
 	        $(BIN)/python -m benchmarks.network --device cuda --dtype $$dtype --batch 64 --size 224 $$how || exit 1; \
 	    done; \
 	done
+	@$(BIN)/python -m benchmarks.goals --write
 
 .PHONY: clean
 clean:  ## remove the environment and caches, keep runs/

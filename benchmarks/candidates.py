@@ -27,11 +27,11 @@ class TextbookExemplarNorm2d(ExemplarNorm2d):
         ]
         pooled = torch.stack([copy.mean((2, 3)) for copy in copies], 1)
         ratio = self.gate(pooled)
-        y = torch.zeros_like(x)
+        y = torch.zeros_like(x, dtype=self.weight.dtype)
         for k, copy in enumerate(copies):
             scaled = copy * self.weight[k, :, None, None] * ratio[:, k, None, None, None]
             y = y + scaled + self.bias[k, :, None, None]
-        return y
+        return y.to(x.dtype)
 
 
 class UnderBackend(nn.Module):
@@ -75,7 +75,7 @@ class PlainSwitchNorm2d(nn.Module):
         mixed_mean, mixed_var = _mixture(self.mean_weight, means), _mixture(self.var_weight, variances)
         normed = (x - mixed_mean) / (mixed_var + self.eps).sqrt()
         y: Tensor = normed * self.weight + self.bias
-        return y
+        return y.to(x.dtype)
 
 
 def _mixture(logits: Tensor, parts: list[Tensor]) -> Tensor:

@@ -1,9 +1,9 @@
-"""What was to be reached beside what was measured, from results/layer*.json and results/network*.json.
+"""What was to be reached beside what was measured, from results/{layer,network,passes}*.json.
 
     python -m benchmarks.goals [--write]
 
-Prints a Markdown table; --write puts it between the marks of docs/performance.md. Ranges are over the shapes;
-each figure but a count is a ratio within one interleaved run.
+Prints Markdown tables; --write puts them between the marks of docs/performance.md. Ranges are over the
+shapes; each figure but a count is a ratio within one interleaved run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from benchmarks.document import has_marks, replace_between
 Row = dict[str, Any]
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 LARGE = "32 images of 224²"
+NOTHING = "not measured"
+DTYPES = ("float32", "bfloat16")
+LAYERS = {"layer": "float32", "layer-cpu-bfloat16": "bfloat16"}
+"""Results of layers on a CPU, and what of."""
 MARKS = "<!-- goals -->", "<!-- /goals -->"
 
 
@@ -41,85 +45,117 @@ def ratios(
         for shape in shapes
         if (*shape, candidate) in cells and (*shape, baseline) in cells
     ]
-    return f"{min(found):.2f}–{max(found):.2f}" if found else "not measured"
+    return f"{min(found):.2f}–{max(found):.2f}" if found else NOTHING
 
 
 def of_layers(rows: list[Row]) -> list[list[str]]:
-    """Goals of a layer."""
+    """Goals of a layer on a CPU."""
 
     def both(candidate: str, baseline: str, keep: Callable[[int], bool], key: str = "ms") -> str:
         return " / ".join(ratios(rows, candidate, baseline, lay, keep, key) for lay in ("NCHW", "NHWC"))
 
-    large, small, each = (lambda s: s >= 28), (lambda s: s == 7), (lambda s: True)
+    large, middle, small = (lambda s: s >= 28), (lambda s: s == 14), (lambda s: s == 7)
     return [
-        ["layer, eager, ≥ 28², × BN", "≤ 1.0 / ≤ 1.2", both("EN eager", "BN", large)],
-        ["layer, compiled, ≥ 28², × BN", "≤ 0.75 / ≤ 1.0", both("EN compiled", "BN", large)],
-        ["layer in a compiled network, ≥ 28², × BN", "", both("EN in a compiled network", "BN", large)],
+        ["eager, ≥ 28², × BN", "≤ 1.0 / ≤ 1.2", both("EN eager", "BN", large)],
+        ["eager, 14², × BN", "", both("EN eager", "BN", middle)],
+        ["eager, 7², × BN", "≤ 1.3 / ≤ 1.8", both("EN eager", "BN", small)],
+        ["compiled, ≥ 28², × BN", "≤ 0.75 / ≤ 1.0", both("EN compiled", "BN", large)],
+        ["in a compiled network, ≥ 28², × BN", "", both("EN in a compiled network", "BN", large)],
         ["compiled BN, ≥ 28², × BN", "", both("BN compiled", "BN", large)],
-        ["layer, eager, 7², × BN", "≤ 1.3 / ≤ 1.8", both("EN eager", "BN", small)],
-        ["layer, eager, × plain SN", "≤ 0.2", both("EN eager", "SN plain", each)],
-        ["EN with ReLU × BN, ReLU", "< 0.8", both("EN with ReLU", "BN, ReLU", large)],
-        ["the same, saved bytes, ≥ 28²", "≤ 0.6", both("EN with ReLU", "BN, ReLU", large, "saved")],
+        ["eager, ≥ 28², × plain SN", "≤ 0.2", both("EN eager", "SN plain", large)],
+        ["eager, 14², × plain SN", "≤ 0.2", both("EN eager", "SN plain", middle)],
+        ["eager, 7², × plain SN", "≤ 0.2", both("EN eager", "SN plain", small)],
+        ["EN with ReLU, ≥ 28², × BN and ReLU", "< 0.8", both("EN with ReLU", "BN, ReLU", large)],
+        ["the same, saved bytes", "≤ 0.6", both("EN with ReLU", "BN, ReLU", large, "saved")],
     ]
 
 
-def of_launches(rows: list[Row], on_gpu: list[Row]) -> list[list[str]]:
-    """What a layer launches, forward and backward; the passes of large maps are cut in more pieces."""
-
-    def both(rows: list[Row], candidate: str, layout: str) -> str:
-        ways = []
-        for key in ("launches_forward", "launches_backward"):
-            found = [
-                r[key] for r in rows if (r["candidate"], r["layout"]) == (candidate, layout) and key in r
-            ]
-            if not found:
-                return "not measured"
-            ways.append(f"{min(found)}–{max(found)}" if min(found) < max(found) else f"{found[0]}")
-        return " / ".join(ways)
-
-    title = "operations forward / backward"
+def of_launches(rows: list[Row]) -> list[list[str]]:
+    """What a layer on a CPU launches; the passes of large maps are cut in more pieces."""
     return [
-        *(
-            [f"{name}, {title}, {layout}", "", both(rows, name, layout)]
-            for name in ("EN eager", "EN in a compiled network")
-            for layout in ("NCHW", "NHWC")
-        ),
-        [f"EN triton on a GPU, {title}, NCHW", "≤ 5 / ≤ 6", both(on_gpu, "EN triton", "NCHW")],
-        [f"EN triton on a GPU, {title}, NHWC", "≤ 6 / ≤ 7", both(on_gpu, "EN triton", "NHWC")],
+        [f"{name}, operations forward / backward, {layout}", "", launched(rows, name, layout)]
+        for name in ("EN eager", "EN in a compiled network")
+        for layout in ("NCHW", "NHWC")
     ]
+
+
+def launched(rows: list[Row], candidate: str, layout: str) -> str:
+    """Fewest to most operations over the shapes, forward / backward."""
+    ways = []
+    for key in ("launches_forward", "launches_backward"):
+        found = [r[key] for r in rows if (r["candidate"], r["layout"]) == (candidate, layout) and key in r]
+        if not found:
+            return NOTHING
+        ways.append(f"{min(found)}–{max(found)}" if min(found) < max(found) else f"{found[0]}")
+    return " / ".join(ways)
 
 
 def of_networks(eager: list[Row], compiled: list[Row], large: list[Row]) -> list[list[str]]:
-    """Goals of ResNet-50."""
-
-    def step(rows: list[Row], key: str, form: str = ".2f") -> str:
-        found = [
-            r
-            for r in rows
-            if (r["network"], r["mode"], r["candidate"]) == ("resnet50", "training step", "en")
-        ]
-        return f"{found[0][key]:{form}}" if found else "not measured"
-
+    """Goals of ResNet-50 on a CPU."""
     small = "8 images of 128²"
     return [
-        [f"ResNet-50 step, eager, {small}", "≤ 1.08", step(eager, "ms_ratio")],
-        [f"ResNet-50 step, eager, {LARGE}", "≤ 1.08", step(large, "ms_ratio")],
-        [f"ResNet-50 step, compiled, {small}", "≤ 1.03", step(compiled, "ms_ratio")],
-        ["compile time of ResNet-50, × BN", "≤ 1.5", step(compiled, "compile_ratio")],
-        ["graph breaks of ResNet-50", "0", step(compiled, "graph_breaks", "")],
-        [f"saved activations, ResNet-50, {LARGE}", "≤ 1.02", step(large, "saved_ratio", ".3f")],
+        [f"training step, eager, {small}, × BN", "≤ 1.08", of_step(eager, "ms_ratio")],
+        [f"training step, eager, {LARGE}, × BN", "≤ 1.08", of_step(large, "ms_ratio")],
+        [f"training step, compiled, {small}, × compiled BN", "≤ 1.03", of_step(compiled, "ms_ratio")],
+        ["compile time, × BN", "≤ 1.5", of_step(compiled, "compile_ratio")],
+        ["graph breaks", "0", of_step(compiled, "graph_breaks", "")],
+        [f"saved activations, {LARGE}, × BN", "≤ 1.02", of_step(large, "saved_ratio", ".3f")],
     ]
+
+
+def of_step(rows: list[Row], key: str, form: str = ".2f") -> str:
+    """A figure of ResNet-50 with EN in training."""
+    wanted = ("resnet50", "training step", "en")
+    found = [r[key] for r in rows if (r["network"], r["mode"], r["candidate"]) == wanted]
+    return f"{found[0]:{form}}" if found else NOTHING
+
+
+def of_gpu(dtype: str) -> list[list[str]]:
+    """Goals on a GPU."""
+    layers, passes = rows_of(f"layer-cuda-{dtype}"), rows_of(f"passes-cuda-{dtype}")
+    size = 4 if dtype == "float32" else 2
+    large = [r for r in layers if r["batch"] * r["channels"] * r["size"] ** 2 * size >= 32e6]
+
+    def share(*names: str) -> str:
+        found = [r["share"] for r in passes if r["form"] == "triton" and r["pass"] in names]
+        return f"{min(found):.2f}–{max(found):.2f}" if found else NOTHING
+
+    def both(of: Callable[[str], str]) -> str:
+        return " / ".join(of(layout) for layout in ("NCHW", "NHWC"))
+
+    step = {how: rows_of(f"network{how}-64x224-cuda-{dtype}") for how in ("", "-compiled")}
+    return [
+        ["output and dX, share of a copy's bandwidth", "≥ 0.90", share("output", "dX")],
+        ["moments and sums, share of a copy's bandwidth", "≥ 0.85", share("moments", "sums")],
+        ["layer, ≥ 32 MB, × BN", "≤ 1.0",
+         both(lambda lay: ratios(large, "EN triton", "BN", lay, lambda size: True))],
+        ["launches forward / backward, NCHW", "≤ 5 / ≤ 6", launched(layers, "EN triton", "NCHW")],
+        ["launches forward / backward, NHWC", "≤ 6 / ≤ 7", launched(layers, "EN triton", "NHWC")],
+        ["ResNet-50 step, eager, × BN", "≤ 1.08", of_step(step[""], "ms_ratio")],
+        ["ResNet-50 step, compiled, × compiled BN", "≤ 1.03", of_step(step["-compiled"], "ms_ratio")],
+    ]  # fmt: skip
 
 
 def table() -> str:
-    """All goals as Markdown."""
-    layers, on_gpu = rows_of("layer"), rows_of("layer-cuda-float32")
-    lines = [
-        *of_layers(layers),
-        *of_launches(layers, on_gpu),
-        *of_networks(*map(rows_of, ("network", "network-compiled", "network-32x224"))),
-    ]
-    return measure.markdown(["CPU, one thread (NCHW / NHWC)", "goal", "measured"], lines)
+    """All goals as Markdown: of a layer on a CPU, of a network there, on a GPU."""
+    of_dtypes = [of_layers(rows) + of_launches(rows) for rows in map(rows_of, LAYERS)]
+    networks = of_networks(*map(rows_of, ("network", "network-compiled", "network-32x224")))
+    return "\n\n".join(
+        [
+            measure.markdown(
+                ["layer, CPU (NCHW / NHWC)", "goal", *LAYERS.values()], side_by_side(*of_dtypes)
+            ),
+            measure.markdown(["ResNet-50, CPU, float32", "goal", "measured"], networks),
+            measure.markdown(
+                ["GPU, Triton", "goal", *DTYPES], side_by_side(*(of_gpu(dtype) for dtype in DTYPES))
+            ),
+        ]
+    )
+
+
+def side_by_side(*tables: list[list[str]]) -> list[list[str]]:
+    """Lines that differ in their last cell alone, with all of these."""
+    return [[*lines[0], *(line[-1] for line in lines[1:])] for lines in zip(*tables, strict=True)]
 
 
 def main() -> None:

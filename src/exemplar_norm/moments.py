@@ -59,7 +59,7 @@ def moment_norm(
     if use_reference(x):
         return _reference(x, coefficients, residual, relu)
     x = _dense(x)
-    ops = _choose_passes(x)
+    ops = choose_passes(x)
     count = math.prod(x.shape[2:])
     if not torch.is_grad_enabled():
         mean, var = _compute_moments(ops, x)
@@ -107,7 +107,7 @@ def _dense(x: Tensor) -> Tensor:
     return channels_last.contiguous().movedim(-1, 1) if x.stride(1) == 1 else x.contiguous()
 
 
-def _positions(t: Tensor, like: Tensor, ops: Any) -> Tensor:
+def as_NCS(t: Tensor, like: Tensor, ops: Any) -> Tensor:
     """`t` as (N, C, S) in the layout of the dense tensor `like`, in a dtype that the passes take."""
     N, C, S = t.shape[0], t.shape[1], math.prod(t.shape[2:])
     t = t if ops.KEEPS_DTYPE else t.to(_compute_dtype(t))
@@ -123,7 +123,7 @@ def _like(x: Tensor, ops: Any) -> Tensor:
     return torch.empty_like(x, dtype=x.dtype if ops.KEEPS_DTYPE else _compute_dtype(x))
 
 
-def _choose_passes(x: Tensor) -> Any:
+def choose_passes(x: Tensor) -> Any:
     """The module with the passes for this input, under the backend that is active."""
     if use_triton(x):
         from exemplar_norm.kernels import triton_passes
@@ -138,7 +138,7 @@ def _choose_passes(x: Tensor) -> Any:
 
 
 def _compute_moments(ops: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    pair: tuple[Tensor, Tensor] = ops.moments(_positions(x, x, ops))
+    pair: tuple[Tensor, Tensor] = ops.moments(as_NCS(x, x, ops))
     return pair
 
 
@@ -146,8 +146,8 @@ def _compute_affine(
     ops: Any, x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor | None, relu: bool
 ) -> Tensor:
     y = _like(x, ops)
-    added = None if residual is None else _positions(residual, x, ops)
-    ops.affine(_positions(x, x, ops), mean, scale, shift, _positions(y, x, ops), added, relu)
+    added = None if residual is None else as_NCS(residual, x, ops)
+    ops.affine(as_NCS(x, x, ops), mean, scale, shift, as_NCS(y, x, ops), added, relu)
     return y.to(x.dtype)
 
 
@@ -171,12 +171,12 @@ class _Moments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         g_mean, g_var = (torch.zeros_like(mean) if g is None else g for g in (g_mean, g_var))
         dx = _like(x, ops)
-        x_NCS, out = _positions(x, x, ops), _positions(dx, x, ops)
+        x_NCS, out = as_NCS(x, x, ops), as_NCS(dx, x, ops)
         if dy is None:  # the ratio was used, the output was not
             count = x_NCS.shape[2]
             ops.affine(x_NCS, mean, g_var * (2 / count), g_mean / count, out)
         else:
-            ops.input_grad(_positions(dy, x, ops), x_NCS, mean, scale, dy_sum, g_mean, g_var, out)
+            ops.input_grad(as_NCS(dy, x, ops), x_NCS, mean, scale, dy_sum, g_mean, g_var, out)
         return dx.to(x.dtype), None
 
 
@@ -198,13 +198,11 @@ class _Affine(torch.autograd.Function):
         refuse_double_backward()
         ops = ctx.ops
         x, mean, scale, shift, y = ctx.saved_tensors
-        x_NCS, dy_NCS = _positions(x, x, ops), _positions(dy, x, ops)
+        x_NCS, dy_NCS = as_NCS(x, x, ops), as_NCS(dy, x, ops)
         if ctx.relu:
             dy = _like(x, ops)
-            y_NCS = None if y is None else _positions(y, x, ops)
-            d_scale, d_shift = ops.reduce_relu(
-                dy_NCS, x_NCS, mean, scale, shift, y_NCS, _positions(dy, x, ops)
-            )
+            y_NCS = None if y is None else as_NCS(y, x, ops)
+            d_scale, d_shift = ops.reduce_relu(dy_NCS, x_NCS, mean, scale, shift, y_NCS, as_NCS(dy, x, ops))
         else:
             d_scale, d_shift = ops.reduce(dy_NCS, x_NCS, mean)
         dy = dy.to(x.dtype)  # what the slot takes is of its own dtype
