@@ -8,7 +8,7 @@ precision as it is; other operations take float32 copies of pieces. Legend and d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -161,17 +161,25 @@ def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
 
 def _affine_centred(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
     if _is_narrow(x_NCS):
-        _widened(passes.affine, x_NCS, mean_NC, scale_NC, shift_NC, out)
+        _widened(passes.affine, [x_NCS], [mean_NC, scale_NC, shift_NC], out)
     else:
         passes.affine(x_NCS, mean_NC, scale_NC, shift_NC, out)
 
 
-def _widened(run: Callable[..., None], *tensors: Tensor) -> None:
-    """`run` on float32 copies of pieces of the tensors, the last of which is its output."""
-    for *inputs, out in _pieces(_WIDENED, *tensors):
-        wide = torch.empty_like(out, dtype=torch.float32)
-        run(*map(_wide, inputs), wide)
-        out.copy_(wide)
+def _widened(
+    run: Callable[..., None], values: Sequence[Tensor], coefficients: Sequence[Tensor], out: Tensor
+) -> None:
+    """`run` on float32 copies of pieces of the X-sized `values`, for an `out` of lower precision."""
+    wholes = (*values, *coefficients, out)
+    if out.is_contiguous():  # pieces may end within a sample
+        wholes = tuple(t.reshape(-1, 1, *t.shape[2:]) for t in wholes)
+    copies: list[Tensor] = []
+    for *inputs, result in _pieces(_WIDENED, *wholes):
+        # All pieces use the memory of the first, which thereby stays in a cache.
+        copies = copies or [torch.empty_like(result, dtype=torch.float32) for _ in range(len(values) + 1)]
+        *wide, wide_result = (copy[: len(result)] for copy in copies)
+        run(*map(Tensor.copy_, wide, inputs), *inputs[len(values) :], wide_result)
+        result.copy_(wide_result)
 
 
 def _affine_uncentred(
@@ -251,9 +259,9 @@ def input_grad(
         form(x, mean, slope, offset, dx)
         dx.addcmul_(dy, scale[..., None])
 
-    wholes = x_NCS, dy_NCS, mean_NC, scale_NC, *coefficients, out
-    if _is_narrow(x_NCS):  # its terms may cancel: in low precision each would be rounded
-        _widened(write, *wholes)
+    values, statistics = (x_NCS, dy_NCS), (mean_NC, scale_NC, *coefficients)
+    if _is_narrow(x_NCS):  # the terms may cancel: in low precision each would be rounded
+        _widened(write, values, statistics, out)
     else:
-        for piece in _pieces(_CHAINED, *wholes):
+        for piece in _pieces(_CHAINED, *values, *statistics, out):
             write(*piece)
