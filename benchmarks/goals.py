@@ -2,8 +2,9 @@
 
     python -m benchmarks.goals [--write]
 
-Prints Markdown tables; --write puts them between the marks of docs/performance.md. Ranges are over the
-shapes; each figure but a count is a ratio within one interleaved run.
+Prints Markdown tables; --write puts them between the marks of docs/performance.md, and a table of the layer
+between those of README.md. Ranges are over the shapes; each figure but a count is a ratio within one
+interleaved run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import layer, measure
 from benchmarks.document import has_marks, replace_between
 
 Row = dict[str, Any]
@@ -24,7 +25,13 @@ NOTHING = "not measured"
 DTYPES = ("float32", "bfloat16")
 LAYERS = {"layer": "float32", "layer-cpu-bfloat16": "bfloat16"}
 """Results of layers on a CPU, and what of."""
-MARKS = "<!-- goals -->", "<!-- /goals -->"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = {
+    DOCUMENT.name: ("<!-- goals -->", "<!-- /goals -->"),
+    README.name: ("<!-- layer -->", "<!-- /layer -->"),
+}
+SHOWN = ("BN", "EN eager", "EN compiled", "EN in a compiled network", "SN plain", "EN textbook")
+"""Candidates of the README."""
 
 
 def rows_of(name: str) -> list[Row]:
@@ -158,20 +165,29 @@ def side_by_side(*tables: list[list[str]]) -> list[list[str]]:
     return [[*lines[0], *(line[-1] for line in lines[1:])] for lines in zip(*tables, strict=True)]
 
 
+def of_readme() -> str:
+    """The layer against BatchNorm, a few candidates of those measured."""
+    rows = [r for r in rows_of("layer") if r["candidate"] in SHOWN]
+    return layer.table(rows) if rows else NOTHING
+
+
 def main() -> None:
-    """Print the table, and write it where there is a place for it."""
+    """Print the tables, and write them where there is a place for them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true")
-    write, text = parser.parse_args().write, table()
-    print(text)
-    if write:
-        if has_marks(DOCUMENT, *MARKS):
-            replace_between(DOCUMENT, *MARKS, f"\n{text}\n")
-            print(f"\nwritten: {DOCUMENT}")
+    write = parser.parse_args().write
+    for document, text in zip((DOCUMENT, README), (table(), of_readme()), strict=True):
+        print(f"{text}\n")
+        if not write:
+            continue
+        marks = MARKS[document.name]
+        if has_marks(document, *marks):
+            replace_between(document, *marks, f"\n{text}\n")
+            print(f"written: {document}\n")
         else:
-            print(f"\nnot written: {DOCUMENT} has no lines {' … '.join(MARKS)}")
+            print(f"not written: {document} has no lines {' … '.join(marks)}\n")
 
 
 if __name__ == "__main__":

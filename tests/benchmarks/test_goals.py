@@ -92,12 +92,16 @@ def test_goals_without_a_result_say_so(tmp_path, monkeypatch):
 
 
 def test_write_replaces_what_is_between_the_marks(table, tmp_path, monkeypatch, capsys):
-    page = tmp_path / "page.md"
+    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
     monkeypatch.setattr(goals, "DOCUMENT", page)
+    monkeypatch.setattr(goals, "README", readme)
+    monkeypatch.setattr(goals, "of_readme", lambda: "| of a layer |")
     monkeypatch.setattr("sys.argv", ["goals", "--write"])
     page.write_text("no place")
+    readme.write_text("a\n<!-- layer -->\nold\n<!-- /layer -->\nb\n")
     goals.main()
     assert page.read_text() == "no place" and "not written" in capsys.readouterr().out
+    assert readme.read_text() == "a\n<!-- layer -->\n| of a layer |\n<!-- /layer -->\nb\n"
     page.write_text("a\n<!-- goals -->\nold\n<!-- /goals -->\nb\n")
     goals.main()
     assert page.read_text() == f"a\n<!-- goals -->\n{goals.table()}\n<!-- /goals -->\nb\n"
