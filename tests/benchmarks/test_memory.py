@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -11,7 +12,7 @@ PAGES = 64 * 2**20 // resource.getpagesize()
 """Of a tensor: more than glibc ever keeps by itself."""
 
 
-def faults(choice, told):
+def faults(choice):
     import torch
 
     measure.use_allocator(choice, reserve=2**29)
@@ -23,7 +24,7 @@ def faults(choice, told):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
         large()
-    told.put((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, measure.machine()["memory"]))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, measure.machine()["memory"]
 
 
 @pytest.mark.skipif(measure.platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -31,11 +32,9 @@ def test_memory_is_kept_where_asked_for():
     spawned = multiprocessing.get_context("spawn")
     results = {}
     for choice in ("kept", "default"):
-        told = spawned.SimpleQueue()
-        process = spawned.Process(target=faults, args=(choice, told))
-        process.start()
-        process.join()
-        results[choice] = told.get()
+        # A process for each choice; where one dies, asking for its result is an error.
+        with ProcessPoolExecutor(1, mp_context=spawned) as process:
+            results[choice] = process.submit(faults, choice).result()
     assert results["default"][1] == "system default" and results["kept"][1] == "kept by the process"
     # Huge pages, where the system has them by itself, are fewer than these.
     assert results["kept"][0] < PAGES / 100

@@ -1,21 +1,23 @@
 """The Triton kernels under Triton's interpreter: run by `test_triton_interpreter.py` in a process of its own.
 
 Whole layers against the float64 loop oracle, so that passes and map are checked together and from outside.
+With EXEMPLAR_TEST_DEVICE=cuda the same tests run on a GPU.
 """
 
 import copy
+import os
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from triton.runtime.interpreter import GridExecutor
 
 from exemplar_norm import ExemplarNorm2d, SwitchNorm2d, backend
 from exemplar_norm.kernels import triton_passes
 from exemplar_norm.moments import moment_norm
 from tests import reference
 from tests.layers.layer_cases import (
+    DEVICE,
     Case,
     assert_same_gradients,
     layer_gradients,
@@ -72,8 +74,7 @@ def test_switch_norm(channels_last):
 def test_many_positions_are_split_and_combined(channels_last):
     case = small_case("sn")
     x = laid_out(torch.randn(1, 6, 24, 25), channels_last)
-    view = x.flatten(2)
-    assert triton_passes._parts(view)[0] > 1
+    assert triton_passes._parts(x.flatten(2).to(DEVICE))[0] > 1
     check(case, case.build(torch.float32), x, torch.randn_like(x))
 
 
@@ -98,9 +99,9 @@ def test_outlier_in_the_first_element(channels_last):
     x = torch.randn(1, 2, 24, 25)
     x[:, :, 0, 0] = 1e6
     x = laid_out(x, channels_last)
-    mean, var = triton_passes.moments(x.flatten(2))
-    torch.testing.assert_close(mean.double(), x.double().mean((2, 3)), rtol=1e-6, atol=0)
-    torch.testing.assert_close(var.double(), x.double().var((2, 3), correction=0), rtol=1e-6, atol=0)
+    mean, var = (t.cpu().double() for t in triton_passes.moments(x.flatten(2).to(DEVICE)))
+    torch.testing.assert_close(mean, x.double().mean((2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(var, x.double().var((2, 3), correction=0), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
@@ -123,16 +124,17 @@ def test_low_precision(channels_last, dtype):
 def test_running_statistics(momentum):
     layer = Case("en", 6, options={"reduction": 3, "hidden": 4, "momentum": momentum}).build(torch.float32)
     expected = snapshot(layer)
+    layer.to(DEVICE)
     for step in range(2):
         x = torch.randn(3, 6, 4, 3)
         factor = 1 / (step + 1) if momentum is None else momentum
         expected |= reference.update_running(x, expected, factor)
         with backend("triton"):
-            layer(x)
+            layer(x.to(DEVICE))
     assert layer.num_batches_tracked == 2
     for name in ("running_mean", "running_var"):
         # Two float32 steps.
-        got = layer.get_buffer(name).double()
+        got = layer.get_buffer(name).cpu().double()
         torch.testing.assert_close(got, expected[name].double(), rtol=1e-6, atol=1e-6)
 
 
@@ -151,25 +153,26 @@ def test_upstream_gradients_of_any_layout(layout):
 def test_fused_relu(with_residual, channels_last):
     layer = randomise(SwitchNorm2d(6)).train()
     twin = copy.deepcopy(layer)
+    layer.to(DEVICE)
     x, r, upstream = (laid_out(torch.randn(3, 6, 5, 7), channels_last) for _ in range(3))
-    leaves = [[t.clone().requires_grad_() for t in (x, r)] for _ in range(2)]
+    leaves = [[t.to(device, copy=True).requires_grad_() for t in (x, r)] for device in (DEVICE, "cpu")]
     with backend("triton"):
         residual = leaves[0][1] if with_residual else None
         got = moment_norm(leaves[0][0], layer.coefficients, residual=residual, relu=True)
     with backend("reference"):
         y = twin(leaves[1][0])
         want = nn.functional.relu(y + leaves[1][1] if with_residual else y)
-    torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
-    got.backward(upstream)
+    torch.testing.assert_close(got.cpu(), want, rtol=2e-5, atol=2e-5)
+    got.backward(upstream.to(DEVICE))
     want.backward(upstream)
     for own, other in zip([*leaves[0], *layer.parameters()], [*leaves[1], *twin.parameters()], strict=True):
         if other.grad is not None:
-            torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(own.grad.cpu(), other.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_no_double_backward():
-    layer = small_case("en").build(torch.float32)
-    x = torch.randn(2, 6, 3, 3, requires_grad=True)
+    layer = small_case("en").build(torch.float32).to(DEVICE)
+    x = torch.randn(2, 6, 3, 3).to(DEVICE).requires_grad_()
     with backend("triton"), pytest.raises(RuntimeError, match="second derivatives"):
         torch.autograd.grad(layer(x).sum(), x, create_graph=True)
 
@@ -183,15 +186,15 @@ def test_loss_on_the_ratio(with_output):
     x, upstream, weights = torch.randn(3, 12, 4, 3), torch.randn(3, 12, 4, 3), torch.randn(3, 3)
     seen, found = [], {}
     layer.gate.register_forward_hook(lambda _module, _inputs, ratio: seen.append(ratio))
-    for name in ("reference", "triton"):
-        leaf = x.clone().requires_grad_()
+    for name, device in (("reference", "cpu"), ("triton", DEVICE)):
+        leaf = x.to(device, copy=True).requires_grad_()
         with backend(name):
-            y = layer(leaf)
-        loss = (seen[-1] * weights).sum() + (y * upstream).sum() * with_output
+            y = layer.to(device)(leaf)
+        loss = (seen[-1] * weights.to(device)).sum() + (y * upstream.to(device)).sum() * with_output
         inputs = {"x": leaf} | dict(layer.named_parameters())
         grads = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
         found[name] = {
-            key: torch.zeros_like(value) if grad is None else grad
+            key: (torch.zeros_like(value) if grad is None else grad).cpu()
             for (key, value), grad in zip(inputs.items(), grads, strict=True)
         }
     # float32, with σ > 0.3 in the denominators, through the statistics twice.
@@ -206,7 +209,10 @@ class Launches(TorchDispatchMode):
         self.names, self._interprets = [], False
 
     def __enter__(self):
-        self._run = GridExecutor.__call__
+        # Here, as only the test that is skipped on a GPU needs the interpreter.
+        from triton.runtime.interpreter import GridExecutor
+
+        self._executor, self._run = GridExecutor, GridExecutor.__call__
 
         def launch(executor, *args, **kwargs):
             self.names.append(executor.fn.__name__)
@@ -218,7 +224,7 @@ class Launches(TorchDispatchMode):
         return super().__enter__()
 
     def __exit__(self, *error):
-        GridExecutor.__call__ = self._run
+        self._executor.__call__ = self._run
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -229,12 +235,13 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="counts in the interpreter")
 @FORMATS
 @pytest.mark.parametrize("shape", [(3, 64, 5, 7), (1, 8, 24, 25)], ids=["whole", "split"])
 def test_launches_of_a_training_step(shape, channels_last):
-    layer = ExemplarNorm2d(shape[1])
-    x = laid_out(torch.randn(shape), channels_last).requires_grad_()
-    upstream = laid_out(torch.randn(shape), channels_last)
+    layer = ExemplarNorm2d(shape[1]).to(DEVICE)
+    x = laid_out(torch.randn(shape), channels_last).to(DEVICE).requires_grad_()
+    upstream = laid_out(torch.randn(shape), channels_last).to(DEVICE)
     combines = triton_passes._parts(x.detach().flatten(2))[0] > 1
     with backend("triton"):
         with Launches() as forward:

@@ -29,15 +29,17 @@ def test_equals_plain_autograd(normalizers, descriptor, training):
     assert_same_gradients(got_grads, want_grads, 1e-10)
 
 
-def test_operations_of_a_training_step():
-    """Of a whole layer, moments and passes included, channels-first and small enough for one piece."""
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_operations_of_a_training_step(layout):
+    """Of a whole layer, moments and passes included, with samples small enough for one piece."""
     layer = ExemplarNorm2d(64)
-    x = torch.randn(4, 64, 7, 7, requires_grad=True)
+    x = torch.randn(4, 64, 7, 7).to(memory_format=layout).requires_grad_()
     with backend("eager"):
         counted = launches(layer, x, torch.ones_like(x))
-    # As many as there are now: a bound to notice growth by.
-    assert counted["launches_forward"] <= 48
-    assert counted["launches_backward"] <= 62
+    # 47, and 61 or 62, with PyTorch 2.15: bounds to notice growth by, with a tenth more for what another
+    # release counts otherwise.
+    assert counted["launches_forward"] <= 52
+    assert counted["launches_backward"] <= 68
 
 
 def test_whatever_has_to_see_the_gate_sees_it():

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from exemplar_norm import ExemplarNorm2d, backend
 from tests import reference
 from tests.layers.layer_cases import (
+    DEVICE,
     FORMS,
     Case,
     assert_same_gradients,
@@ -104,14 +105,15 @@ def test_autocast_does_not_enter(kind, dtype, training, name):
     x, upstream = torch.randn(3, 6, 5, 4).to(dtype), torch.randn(3, 6, 5, 4).to(dtype)
     with backend(name):
         want, want_grads = layer_gradients(layer, x, upstream)
-        leaf = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        leaf = x.to(DEVICE, copy=True).requires_grad_()
+        layer.to(DEVICE)
+        with torch.autocast(leaf.device.type, torch.bfloat16):
             got = layer(leaf)
-        grads = torch.autograd.grad(got, [leaf, *layer.parameters()], upstream)
+        grads = torch.autograd.grad(got, [leaf, *layer.parameters()], upstream.to(DEVICE))
     assert got.dtype == dtype
-    assert torch.equal(got, want)
+    assert torch.equal(got.cpu(), want)
     for (key, value), grad in zip(want_grads.items(), grads, strict=True):
-        assert torch.equal(grad, value), key
+        assert torch.equal(grad.cpu(), value), key
 
 
 @FORMATS
@@ -227,7 +229,8 @@ def test_outlier_in_the_first_element(kind, name, channels_last):
     before = snapshot(layer)
     want, running = case.oracle(x, before).detach(), reference.update_running(x, before, 0.1)
     with backend(name):
-        got = layer(x).detach()
+        got = layer.to(DEVICE)(x.to(DEVICE)).detach().cpu()
+    layer.cpu()
     # The outlier's output is near sqrt(S) = 64; summing 4160 float32 values in blocks keeps 1e-6 of it, and
     # BatchNorm's channels-last kernel less (it sums in one go). γ < 1.5, and twice is allowed.
     bn_error, _ = batch_norm_errors(x, torch.ones_like(x))
@@ -243,7 +246,8 @@ def test_channels_last_statistics_of_a_large_map(name):
     layer = ExemplarNorm2d(4, ("bn",), momentum=1.0)
     x = (torch.randn(1, 4, 160, 160) + 30).to(memory_format=torch.channels_last)
     with backend(name):
-        layer(x)
+        layer.to(DEVICE)(x.to(DEVICE))
+    layer.cpu()
     exact = x.double()
     # 25,600 values added up in one float32 sum would leave 1e-4 in the mean and 1e-5 in the variance;
     # blocks leave a few roundings of the mean (30 · 6e-8 = 2e-6) and of the variance.
