@@ -128,7 +128,7 @@ bench: $(READY)  ## measure layers, their passes, networks, their cost and its g
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.network
 	@$(BIN)/python -m benchmarks.network --networks resnet50 --candidates en --batch 32 --size 224 --rounds 5
-	@$(BIN)/python -m benchmarks.network --compile --networks resnet50
+	@$(BIN)/python -m benchmarks.network --compile --networks resnet50 --candidates en --rounds 7
 	@$(BIN)/python -m benchmarks.cost
 	@$(BIN)/python -m benchmarks.input
 	@$(BIN)/python -m benchmarks.plots

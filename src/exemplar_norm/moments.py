@@ -76,6 +76,9 @@ def _reference(x: Tensor, coefficients: Coefficients, residual: Tensor | None, r
     values = x.to(_compute_dtype(x)) if x.dim() > 2 else x.to(_compute_dtype(x))[..., None]
     spatial = tuple(range(2, values.dim()))
     mean, var = passes.moments(values, spatial)
+    if torch.compiler.is_compiling():
+        # Their gradients are then made before X is passed over, not within the pass for each value of X.
+        mean, var = torch.stack([mean, var]).unbind()
     scale, shift = _call(coefficients, Moments(mean, var, math.prod(x.shape[2:])), x)
     mean, scale, shift = (t.reshape(*t.shape, *(1 for _ in spatial)) for t in (mean, scale, shift))
     if torch.compiler.is_compiling():

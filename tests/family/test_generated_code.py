@@ -1,13 +1,16 @@
 """What Inductor makes of a layer: X-sized results are the output and dX alone, and nothing is float64."""
 
+import copy
 import math
 import re
 
 import pytest
 import torch
+from torch import nn
 from torch._inductor.utils import run_fw_bw_and_get_code
 
 from benchmarks.measure import saved_bytes
+from exemplar_norm import convert_norm
 from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.switch import SwitchNorm
 
@@ -22,6 +25,23 @@ def large_buffers(code, size):
     return [found for found in sizes if found >= size]
 
 
+def generated(module, x):
+    """The code that Inductor makes of a forward and a backward pass: nothing in it is float64."""
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=False)
+    y, codes = run_fw_bw_and_get_code(lambda: compiled(x))
+    torch._dynamo.reset()
+    assert y.stride() == x.stride() == x.grad.stride()
+    # `double` stands in generated code where a number is computed in it.
+    assert not any(re.search(r"\bdouble\b|float64", code) for code in codes)
+    forward, backward = codes
+    return forward, backward
+
+
+def in_layout(x, last):
+    return (x.to(memory_format=CHANNELS_LAST[f"{x.dim() - 2}d"]) if last else x).requires_grad_()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
 @pytest.mark.parametrize(
     "kind, last",
@@ -34,17 +54,58 @@ def large_buffers(code, size):
 )  # fmt: skip
 @pytest.mark.parametrize("norm", [ExemplarNorm, pytest.param(SwitchNorm, marks=pytest.mark.slow)])
 def test_no_copies_between_layouts(norm, kind, last):
-    torch._dynamo.reset()
-    layer = norm(6)
-    x = torch.randn(SHAPES[kind])
-    x = (x.to(memory_format=CHANNELS_LAST[kind]) if last else x).requires_grad_()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=False)
-    y, codes = run_fw_bw_and_get_code(lambda: compiled(x))
-    assert y.stride() == x.stride() == x.grad.stride()
-    assert [large_buffers(code, x.numel()) for code in codes] == [[x.numel()], [x.numel()]]
-    # `double` stands in generated code where a number is computed in it.
-    assert not any(re.search(r"\bdouble\b|float64", code) for code in codes)
-    torch._dynamo.reset()
+    x = in_layout(torch.randn(SHAPES[kind]), last)
+    assert [large_buffers(code, x.numel()) for code in generated(norm(6), x)] == [[x.numel()], [x.numel()]]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
+@pytest.mark.parametrize(
+    "norm, last",
+    [
+        (ExemplarNorm, True),
+        pytest.param(ExemplarNorm, False, marks=pytest.mark.slow),
+        pytest.param(SwitchNorm, True, marks=pytest.mark.slow),
+        pytest.param(SwitchNorm, False, marks=pytest.mark.slow),
+    ],
+)
+def test_no_copies_in_float32_of_a_bfloat16_input(norm, last):
+    x = in_layout(torch.randn(SHAPES["2d"]).bfloat16(), last)
+    assert [large_buffers(code, x.numel()) for code in generated(norm(6), x)] == [[x.numel()], [x.numel()]]
+
+
+class Neighbours(nn.Module):
+    """Layers between convolutions, ReLUs and, if asked for, a residual sum; everything is of X's size."""
+
+    def __init__(self, kernel, residual):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(6, 6, kernel, padding="same", bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.residual = residual
+
+    def forward(self, x):
+        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(y + x if self.residual else y)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
+@pytest.mark.parametrize(
+    "kernel, residual, last",
+    [
+        (3, True, True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in
+          [(3, True, False), (3, False, True), (1, True, True), (1, False, False)]),
+    ],
+)  # fmt: skip
+def test_no_copies_between_a_network_and_its_layers(kernel, residual, last):
+    net = Neighbours(kernel, residual)
+    net = net.to(memory_format=torch.channels_last) if last else net
+    found = []
+    for module in (net, convert_norm(copy.deepcopy(net), "en")):
+        x = in_layout(torch.randn(4, 6, 8, 10), last)
+        found.append([len(large_buffers(code, x.numel())) for code in generated(module, x)])
+    with_bn, with_en = found
+    # Inductor's BatchNorm is a few element-wise steps and sums, which fuse with their neighbours.
+    assert with_bn[0] and all(en <= bn for en, bn in zip(with_en, with_bn, strict=True)), found
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
