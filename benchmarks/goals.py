@@ -2,8 +2,8 @@
 
     python -m benchmarks.goals [--write]
 
-Prints Markdown tables; --write puts them between the marks of docs/performance.md, and a table of the layer
-between those of README.md. Ranges are over the shapes; each figure but a count is a ratio within one
+Prints Markdown tables, of single passes and of the layer too; --write puts them between their marks in
+docs/performance.md and README.md. Ranges are over the shapes; each figure but a count is a ratio within one
 interleaved run.
 """
 
@@ -15,21 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import layer, measure
+from benchmarks import layer, measure, passes
 from benchmarks.document import has_marks, replace_between
 
 Row = dict[str, Any]
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+ROOT = Path(__file__).parents[1]
 LARGE = "32 images of 224²"
 NOTHING = "not measured"
 DTYPES = ("float32", "bfloat16")
 LAYERS = {"layer-2026-11-24": "float32", "layer": "float32", "layer-cpu-bfloat16": "bfloat16"}
 """Results of layers on a CPU, and what of; the first is kept from another machine."""
-README = Path(__file__).parents[1] / "README.md"
-MARKS = {
-    DOCUMENT.name: ("<!-- goals -->", "<!-- /goals -->"),
-    README.name: ("<!-- layer -->", "<!-- /layer -->"),
-}
 SHOWN = ("BN", "EN eager", "EN compiled", "EN in a compiled network", "SN plain", "EN textbook")
 """Candidates of the README."""
 
@@ -136,12 +131,12 @@ def of_step(rows: list[Row], key: str, form: str = ".2f") -> str:
 
 def of_gpu(dtype: str) -> list[list[str]]:
     """Goals on a GPU."""
-    layers, passes = rows_of(f"layer-cuda-{dtype}"), rows_of(f"passes-cuda-{dtype}")
+    layers, single = rows_of(f"layer-cuda-{dtype}"), rows_of(f"passes-cuda-{dtype}")
     size = 4 if dtype == "float32" else 2
     large = [r for r in layers if r["batch"] * r["channels"] * r["size"] ** 2 * size >= 32e6]
 
     def share(*names: str) -> str:
-        found = [r["share"] for r in passes if r["form"] == "triton" and r["pass"] in names]
+        found = [r["share"] for r in single if r["form"] == "triton" and r["pass"] in names]
         return f"{min(found):.2f}–{max(found):.2f}" if found else NOTHING
 
     def both(of: Callable[[str], str]) -> str:
@@ -180,10 +175,24 @@ def side_by_side(*tables: list[list[str]]) -> list[list[str]]:
     return [[*lines[0], *(line[-1] for line in lines[1:])] for lines in zip(*tables, strict=True)]
 
 
+def of_passes() -> str:
+    """Single passes on a CPU."""
+    rows = rows_of("passes")
+    return passes.table(rows) if rows else NOTHING
+
+
 def of_readme() -> str:
     """The layer against BatchNorm, a few candidates of those measured."""
     rows = [r for r in rows_of("layer") if r["candidate"] in SHOWN]
     return layer.table(rows) if rows else NOTHING
+
+
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "goals": ("docs/performance.md", table),
+    "passes": ("docs/performance.md", of_passes),
+    "layer": ("README.md", of_readme),
+}
+"""Name in the marks → document and text."""
 
 
 def main() -> None:
@@ -193,15 +202,13 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
-    for document, text in zip((DOCUMENT, README), (table(), of_readme()), strict=True):
+    for name, (where, of) in TABLES.items():
+        document, marks, text = ROOT / where, (f"<!-- {name} -->", f"<!-- /{name} -->"), of()
         print(f"{text}\n")
-        if not write:
-            continue
-        marks = MARKS[document.name]
-        if has_marks(document, *marks):
+        if write and has_marks(document, *marks):
             replace_between(document, *marks, f"\n{text}\n")
             print(f"written: {document}\n")
-        else:
+        elif write:
             print(f"not written: {document} has no lines {' … '.join(marks)}\n")
 
 

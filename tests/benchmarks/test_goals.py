@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import document, goals, measure
+from benchmarks import document as document_marks
+from benchmarks import goals, measure
 
 
 def layer(candidate, layout, ms, size=28, **more):
@@ -93,30 +94,32 @@ def test_goals_without_a_result_say_so(tmp_path, monkeypatch):
     assert all(line.endswith("not measured |") for lines in tables for line in lines)
 
 
-def test_write_replaces_what_is_between_the_marks(table, tmp_path, monkeypatch, capsys):
-    page, readme = tmp_path / "performance.md", tmp_path / "README.md"
-    monkeypatch.setattr(goals, "DOCUMENT", page)
-    monkeypatch.setattr(goals, "README", readme)
-    monkeypatch.setattr(goals, "of_readme", lambda: "| of a layer |")
+def test_write_replaces_what_is_between_the_marks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(goals, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        goals, "TABLES", {"one": ("page.md", lambda: "| 1 |"), "two": ("page.md", lambda: "| 2 |")}
+    )
     monkeypatch.setattr("sys.argv", ["goals", "--write"])
-    page.write_text("no place")
-    readme.write_text("a\n<!-- layer -->\nold\n<!-- /layer -->\nb\n")
+    page, text = tmp_path / "page.md", "a\n<!-- one -->\nold\n<!-- /one -->\nb\n"
+    page.write_text(text)
     goals.main()
-    assert page.read_text() == "no place" and "not written" in capsys.readouterr().out
-    assert readme.read_text() == "a\n<!-- layer -->\n| of a layer |\n<!-- /layer -->\nb\n"
-    page.write_text("a\n<!-- goals -->\nold\n<!-- /goals -->\nb\n")
-    goals.main()
-    assert page.read_text() == f"a\n<!-- goals -->\n{goals.table()}\n<!-- /goals -->\nb\n"
+    assert page.read_text() == text.replace("old", "| 1 |")
+    assert f"not written: {page} has no lines <!-- two -->" in capsys.readouterr().out
+    page.write_text(text)
     monkeypatch.setattr("sys.argv", ["goals"])
-    page.write_text("a <!-- goals --> old <!-- /goals -->")
     goals.main()
-    assert "old" in page.read_text()
+    assert page.read_text() == text and "| 2 |" in capsys.readouterr().out
+
+
+def test_every_table_has_its_place():
+    for name, (document, _) in goals.TABLES.items():
+        assert document_marks.has_marks(goals.ROOT / document, f"<!-- {name} -->", f"<!-- /{name} -->")
 
 
 def test_marks_in_the_wrong_order_are_none(tmp_path):
     page = tmp_path / "page.md"
-    assert not document.has_marks(page, "begin", "end")
+    assert not document_marks.has_marks(page, "begin", "end")
     page.write_text("end begin")
     with pytest.raises(RuntimeError, match="expected the lines 'begin' and 'end'"):
-        document.replace_between(page, "begin", "end", "text")
+        document_marks.replace_between(page, "begin", "end", "text")
     assert page.read_text() == "end begin"
