@@ -136,9 +136,10 @@ def draw_network(results: dict[str, Result]) -> Figure:
 
 def draw_bars(axes: Axes, at: float, rows: list[Row]) -> None:
     """Bars around `at` of all candidates but the first, in multiples of its time."""
-    base, width = rows[0]["ms"], 0.8 / (len(rows) - 1)
+    base, count = rows[0]["ms"], len(rows) - 1
+    width = 0.8 / max(count, 4)
     for k, row in enumerate(rows[1:]):
-        x, height = at - 0.4 + width * (k + 0.5), row["ms"] / base
+        x, height = at + width * (k + 0.5 - count / 2), row["ms"] / base
         axes.bar(
             x, height, width, yerr=whiskers(row, base), error_kw={"linewidth": 0.8},
             **_filling(row["candidate"]),
