@@ -84,7 +84,7 @@ def _mixture(logits: Tensor, parts: list[Tensor]) -> Tensor:
 
 
 class Copy(nn.Module):
-    """A copy of X, the least that a pass over it can take; backward one of dY."""
+    """A copy of X, the least that a pass over it can take; backward hands dY on."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Copy `x`."""

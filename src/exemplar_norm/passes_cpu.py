@@ -38,6 +38,9 @@ _ROWS = 1024
 # Values of a row that the channels-last kernels take best.
 _ROW = 512
 
+# Values of a row of low precision up to which the channels-first kernels lose to float32 copies.
+_SHORT = 96
+
 # Values of a sample up to which plain operations on several samples beat a kernel call for each.
 _SMALL = 2**15
 
@@ -61,6 +64,8 @@ def _fold(x_NCS: Tensor, f: int) -> Tensor:
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
     N, C, S = x_NCS.shape
+    if _is_short(x_NCS):
+        return _cat(moments(x.float()) for (x,) in _pieces(_WIDENED, x_NCS))
     if x_NCS.is_contiguous() and _is_narrow(x_NCS):
         mean, var = _batch_norm_moments(_rows(x_NCS))
         return mean.view(N, C), var.view(N, C)
@@ -83,6 +88,11 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
 def _is_narrow(x_NCS: Tensor) -> bool:
     """Whether results of X's dtype would lose digits."""
     return x_NCS.dtype not in (torch.float32, torch.float64)
+
+
+def _is_short(x_NCS: Tensor) -> bool:
+    """Whether rows of low precision are so short that float32 copies are faster."""
+    return _is_narrow(x_NCS) and x_NCS.is_contiguous() and x_NCS.shape[2] < _SHORT
 
 
 def _wide(x_NCS: Tensor) -> Tensor:
@@ -119,7 +129,7 @@ def _image_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
 
 def _batch_norm_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # Running statistics, which a momentum of 0 leaves alone, have the results in their dtype.
-    running = torch.ones(x.shape[1]) if _is_narrow(x) else None
+    running = x.new_ones(x.shape[1], dtype=torch.float32) if _is_narrow(x) else None
     mean, var = torch.batch_norm_update_stats(x, running, running, 0.0)
     return mean, var
 
@@ -188,6 +198,8 @@ def _affine_uncentred(
     if x_NCS.is_contiguous():
         mean, scale, shift = (t.flatten() for t in (mean_NC, scale_NC, shift_NC))
         _batch_norm_affine(_rows(x_NCS), mean, scale, shift, _rows(out))
+    elif _is_narrow(x_NCS) and math.prod(x_NCS.shape[1:]) <= _SMALL:
+        _widened(_affine_uncentred, [x_NCS], [mean_NC, scale_NC, shift_NC], out)
     elif _is_narrow(x_NCS):
         for sample in zip(_images(x_NCS), mean_NC, scale_NC, shift_NC, _images(out), strict=True):
             _batch_norm_affine(*sample)
@@ -207,6 +219,9 @@ def _batch_norm_affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, ou
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
+    if _is_short(x_NCS):
+        pieces = _pieces(_WIDENED, dy_NCS, x_NCS, mean_NC)
+        return _cat(reduce(dy.float(), x.float(), mean) for dy, x, mean in pieces)
     if x_NCS.is_contiguous():
         dscale, dshift = _batch_norm_reduce(_rows(dy_NCS), _rows(x_NCS), mean_NC.flatten())
         return dscale.view_as(mean_NC), dshift.view_as(mean_NC)

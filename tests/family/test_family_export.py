@@ -52,5 +52,5 @@ def test_onnx_runs_in_onnxruntime(kind, tmp_path):
         (got,) = session.run(None, {feed.name: x.numpy()})
         with torch.no_grad():
             want = layer(x)
-        # The bound; float32 rounding of values of about 10.
+        # float32 rounding of values of about 10.
         torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-5, atol=1e-5)

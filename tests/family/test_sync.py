@@ -13,7 +13,7 @@ from tests.family.family_oracles import pooled_values, union_statistics
 from tests.family.rank_jobs import run_on_ranks
 from tests.layers.layer_cases import assert_same_gradients, snapshot
 
-# float64 sums in another order; the issue asks for this bound.
+# float64 sums in another order.
 TOL = 1e-10
 
 

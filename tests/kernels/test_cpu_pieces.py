@@ -43,7 +43,7 @@ def cases(test):
 
 
 @contextmanager
-def limits(values, small, rows=ROWS, row=ROW):
+def limits(values, small, rows=ROWS, row=ROW, short=0):
     """Pieces of `values`; yields the parts of the module that run, and each split's values in a piece."""
     ran = SimpleNamespace(parts=Counter(), pieces=[])
 
@@ -64,7 +64,7 @@ def limits(values, small, rows=ROWS, row=ROW):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_SUMMED", "_CHAINED", "_WIDENED", "_PIECE"):
             patch.setattr(passes_cpu, name, values)
-        for name, value in {"_SMALL": small, "_ROWS": rows, "_ROW": row}.items():
+        for name, value in {"_SMALL": small, "_ROWS": rows, "_ROW": row, "_SHORT": short}.items():
             patch.setattr(passes_cpu, name, value)
         for module, names in SPIED.items():
             for name in names:
@@ -201,6 +201,21 @@ def test_reduce(size, mean, dtype, layout, small):
     check_sums(arguments, got)
     assert set(ran.parts) == sums_of(data.x, small)
     assert "reduce" not in ran.parts or is_split(ran, size)
+
+
+@pytest.mark.parametrize("short", [13, 14], ids=["long-rows", "short-rows"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids="{}".format)
+def test_short_rows_of_low_precision_are_copied(dtype, short):
+    data = inputs("nchw", dtype, 3, (N, 48, 13))
+    arguments = named(data, "dy", "x", "mean")
+    with limits(2 * 48 * 13, 0, short=short) as ran:
+        got, sums = passes_cpu.moments(data.x), passes_cpu.reduce(*arguments)
+    check_moments(data.x, got)
+    check_sums(arguments, sums)
+    # Native kernels take all rows at once; float32 copies are made of two samples at a time.
+    copied = short > 13
+    assert ran.parts["_row_moments"] == len(PIECES) * copied
+    assert ran.parts["_batch_norm_reduce"] == (len(PIECES) if copied else 1)
 
 
 def clear_of_zero(data):

@@ -1,8 +1,9 @@
 """The passes over X built by Inductor: same functions as `exemplar_norm.passes`, any dtype.
 
-All but dX and what is fused stay with native kernels where X is channels-last in full precision on a CPU
-(`_native`). What is built serves a shape family for the length of the process: a pass, a memory layout, a
-dtype, a device, and which sizes are 1. Other sizes are symbols, so that all layers of a network share it.
+On a CPU all but dX and what is fused stay with native kernels where X is channels-last in full precision, and
+sums also in low precision where samples are large. What is built serves a shape family for the length of the
+process: a pass, a memory layout, a dtype, a device, and which sizes are 1. Other sizes are symbols, so that
+all layers of a network share it.
 
 Legend: as in `passes`.
 """
@@ -19,6 +20,9 @@ from torch import Tensor
 from exemplar_norm import passes, passes_cpu
 
 KEEPS_DTYPE = True
+
+_LARGE = 2**16
+"""Values of a channels-last sample of low precision above which native sums are faster than built ones."""
 
 _built: dict[Hashable, Callable[..., Any]] = {}
 
@@ -91,13 +95,22 @@ def _native(x_NCS: Tensor) -> bool:
     Inductor takes a channels-last sum a few channels at a time, down through all positions, and memory does
     not follow; native kernels go along the rows.
     """
-    wide = torch.promote_types(x_NCS.dtype, torch.float32) == x_NCS.dtype
-    return wide and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous()
+    return _is_wide(x_NCS) and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous()
+
+
+def _sums_natively(x_NCS: Tensor) -> bool:
+    """The same for sums alone: of low precision too, where samples are large."""
+    large = x_NCS.shape[1] * x_NCS.shape[2] > _LARGE
+    return _native(x_NCS) or (large and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous())
+
+
+def _is_wide(x_NCS: Tensor) -> bool:
+    return torch.promote_types(x_NCS.dtype, torch.float32) == x_NCS.dtype
 
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
-    if _native(x_NCS):
+    if _sums_natively(x_NCS):
         return passes_cpu.moments(x_NCS)
     mean, var = _run(_moments, x_NCS)
     return mean, var
@@ -121,7 +134,7 @@ def _dense(*statistics: Tensor) -> list[Tensor]:
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
-    if _native(x_NCS):
+    if _sums_natively(x_NCS):
         return passes_cpu.reduce(dy_NCS, x_NCS, mean_NC)
     d_scale, d_shift = _run(_reduce, dy_NCS, x_NCS, mean_NC)
     return d_scale, d_shift
