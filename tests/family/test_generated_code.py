@@ -58,16 +58,10 @@ def test_no_copies_between_layouts(norm, kind, last):
     assert [large_buffers(code, x.numel()) for code in generated(norm(6), x)] == [[x.numel()], [x.numel()]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
-@pytest.mark.parametrize(
-    "norm, last",
-    [
-        (ExemplarNorm, True),
-        pytest.param(ExemplarNorm, False, marks=pytest.mark.slow),
-        pytest.param(SwitchNorm, True, marks=pytest.mark.slow),
-        pytest.param(SwitchNorm, False, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("norm", [ExemplarNorm, SwitchNorm])
 def test_no_copies_in_float32_of_a_bfloat16_input(norm, last):
     x = in_layout(torch.randn(SHAPES["2d"]).bfloat16(), last)
     assert [large_buffers(code, x.numel()) for code in generated(norm(6), x)] == [[x.numel()], [x.numel()]]
@@ -87,15 +81,12 @@ class Neighbours(nn.Module):
         return torch.relu(y + x if self.residual else y)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Inductor
 @pytest.mark.parametrize(
     "kernel, residual, last",
-    [
-        (3, True, True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in
-          [(3, True, False), (3, False, True), (1, True, True), (1, False, False)]),
-    ],
-)  # fmt: skip
+    [(3, True, True), (3, True, False), (3, False, True), (1, True, True), (1, False, False)],
+)
 def test_no_copies_between_a_network_and_its_layers(kernel, residual, last):
     net = Neighbours(kernel, residual)
     net = net.to(memory_format=torch.channels_last) if last else net
