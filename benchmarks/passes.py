@@ -20,6 +20,7 @@ from benchmarks.layer import FORMATS, SHAPES
 from benchmarks.measure import interleaved, markdown, parser, summary, use_allocator, write_result
 from exemplar_norm.backends import backend
 from exemplar_norm.moments import as_NCS, choose_passes
+from exemplar_norm.passes_cpu import is_narrow
 
 TRAFFIC = {"moments": 1, "output": 2, "sums": 2, "dX": 3}
 """Pass → X-sized tensors that it reads or writes."""
@@ -33,7 +34,7 @@ def passes_of(form: Any, x: torch.Tensor, dy: torch.Tensor) -> dict[str, Callabl
     with backend(form):
         ops = choose_passes(x)
     out = torch.empty_like(x)
-    if not ops.KEEPS_DTYPE and torch.promote_types(x.dtype, torch.float32) != x.dtype:
+    if not ops.KEEPS_DTYPE and is_narrow(x):
         return {}  # it would be given float32 copies, which are not counted here
     x_NCS, dy_NCS, out_NCS = (as_NCS(t, x, ops) for t in (x, dy, out))
     mean, var = ops.moments(x_NCS)

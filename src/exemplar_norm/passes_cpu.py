@@ -38,7 +38,7 @@ _ROWS = 1024
 # Values of a row that the channels-last kernels take best.
 _ROW = 512
 
-# Values of a row of low precision up to which the channels-first kernels lose to float32 copies.
+# Values of a row of low precision below which the channels-first kernels lose to float32 copies.
 _SHORT = 96
 
 # Values of a sample up to which plain operations on several samples beat a kernel call for each.
@@ -66,7 +66,7 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     N, C, S = x_NCS.shape
     if _is_short(x_NCS):
         return _cat(moments(x.float()) for (x,) in _pieces(_WIDENED, x_NCS))
-    if x_NCS.is_contiguous() and _is_narrow(x_NCS):
+    if x_NCS.is_contiguous() and is_narrow(x_NCS):
         mean, var = _batch_norm_moments(_rows(x_NCS))
         return mean.view(N, C), var.view(N, C)
     if x_NCS.is_contiguous():
@@ -85,18 +85,18 @@ def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     return mean_NC, (share_B1 * (vars_NBC + (means_NBC - mean_NC[:, None]).square())).sum(1)
 
 
-def _is_narrow(x_NCS: Tensor) -> bool:
+def is_narrow(x_NCS: Tensor) -> bool:
     """Whether results of X's dtype would lose digits."""
     return x_NCS.dtype not in (torch.float32, torch.float64)
 
 
 def _is_short(x_NCS: Tensor) -> bool:
     """Whether rows of low precision are so short that float32 copies are faster."""
-    return _is_narrow(x_NCS) and x_NCS.is_contiguous() and x_NCS.shape[2] < _SHORT
+    return is_narrow(x_NCS) and x_NCS.is_contiguous() and x_NCS.shape[2] < _SHORT
 
 
 def _wide(x_NCS: Tensor) -> Tensor:
-    return x_NCS.float() if _is_narrow(x_NCS) else x_NCS
+    return x_NCS.float() if is_narrow(x_NCS) else x_NCS
 
 
 def _cat(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def _image_moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
 
 def _batch_norm_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # Running statistics, which a momentum of 0 leaves alone, have the results in their dtype.
-    running = x.new_ones(x.shape[1], dtype=torch.float32) if _is_narrow(x) else None
+    running = x.new_ones(x.shape[1], dtype=torch.float32) if is_narrow(x) else None
     mean, var = torch.batch_norm_update_stats(x, running, running, 0.0)
     return mean, var
 
@@ -170,7 +170,7 @@ def _needs_centring(mean_NC: Tensor, scale_NC: Tensor) -> bool:
 
 
 def _affine_centred(x_NCS: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor, out: Tensor) -> None:
-    if _is_narrow(x_NCS):
+    if is_narrow(x_NCS):
         _widened(passes.affine, [x_NCS], [mean_NC, scale_NC, shift_NC], out)
     else:
         passes.affine(x_NCS, mean_NC, scale_NC, shift_NC, out)
@@ -198,9 +198,9 @@ def _affine_uncentred(
     if x_NCS.is_contiguous():
         mean, scale, shift = (t.flatten() for t in (mean_NC, scale_NC, shift_NC))
         _batch_norm_affine(_rows(x_NCS), mean, scale, shift, _rows(out))
-    elif _is_narrow(x_NCS) and math.prod(x_NCS.shape[1:]) <= _SMALL:
+    elif is_narrow(x_NCS) and math.prod(x_NCS.shape[1:]) <= _SMALL:
         _widened(_affine_uncentred, [x_NCS], [mean_NC, scale_NC, shift_NC], out)
-    elif _is_narrow(x_NCS):
+    elif is_narrow(x_NCS):
         for sample in zip(_images(x_NCS), mean_NC, scale_NC, shift_NC, _images(out), strict=True):
             _batch_norm_affine(*sample)
     else:
@@ -275,7 +275,7 @@ def input_grad(
         dx.addcmul_(dy, scale[..., None])
 
     values, statistics = (x_NCS, dy_NCS), (mean_NC, scale_NC, *coefficients)
-    if _is_narrow(x_NCS):  # the terms may cancel: in low precision each would be rounded
+    if is_narrow(x_NCS):  # the terms may cancel: in low precision each would be rounded
         _widened(write, values, statistics, out)
     else:
         for piece in _pieces(_CHAINED, *values, *statistics, out):

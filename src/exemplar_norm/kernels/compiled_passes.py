@@ -89,28 +89,20 @@ def _run(function: Callable[..., Any], x: Tensor, *inputs: Any) -> Any:
         return _built[key](x, *arguments)
 
 
-def _native(x_NCS: Tensor) -> bool:
-    """Whether the native kernels are the faster ones.
+def _native(x_NCS: Tensor, sums: bool = False) -> bool:
+    """Whether the native kernels are the faster ones: of low precision for sums of large samples alone.
 
     Inductor takes a channels-last sum a few channels at a time, down through all positions, and memory does
     not follow; native kernels go along the rows.
     """
-    return _is_wide(x_NCS) and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous()
-
-
-def _sums_natively(x_NCS: Tensor) -> bool:
-    """The same for sums alone: of low precision too, where samples are large."""
-    large = x_NCS.shape[1] * x_NCS.shape[2] > _LARGE
-    return _native(x_NCS) or (large and x_NCS.device.type == "cpu" and not x_NCS.is_contiguous())
-
-
-def _is_wide(x_NCS: Tensor) -> bool:
-    return torch.promote_types(x_NCS.dtype, torch.float32) == x_NCS.dtype
+    if x_NCS.device.type != "cpu" or x_NCS.is_contiguous():
+        return False
+    return not passes_cpu.is_narrow(x_NCS) or (sums and x_NCS.shape[1] * x_NCS.shape[2] > _LARGE)
 
 
 def moments(x_NCS: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.moments`."""
-    if _sums_natively(x_NCS):
+    if _native(x_NCS, sums=True):
         return passes_cpu.moments(x_NCS)
     mean, var = _run(_moments, x_NCS)
     return mean, var
@@ -134,7 +126,7 @@ def _dense(*statistics: Tensor) -> list[Tensor]:
 
 def reduce(dy_NCS: Tensor, x_NCS: Tensor, mean_NC: Tensor) -> tuple[Tensor, Tensor]:
     """See `passes.reduce`."""
-    if _sums_natively(x_NCS):
+    if _native(x_NCS, sums=True):
         return passes_cpu.reduce(dy_NCS, x_NCS, mean_NC)
     d_scale, d_shift = _run(_reduce, dy_NCS, x_NCS, mean_NC)
     return d_scale, d_shift
