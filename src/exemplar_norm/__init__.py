@@ -5,7 +5,7 @@ from exemplar_norm.calibrate import calibrate
 from exemplar_norm.conditional import ConditionalNorm1d, ConditionalNorm2d, ConditionalNorm3d
 from exemplar_norm.convert import convert_norm
 from exemplar_norm.exemplar import ExemplarNorm1d, ExemplarNorm2d, ExemplarNorm3d
-from exemplar_norm.ratios import record_ratios
+from exemplar_norm.ratios import record_ratios, replace_ratios
 from exemplar_norm.registry import NORMS
 from exemplar_norm.switch import (
     SparseSwitchNorm1d,
@@ -38,6 +38,7 @@ __all__ = [
     "convert_norm",
     "load_weights",
     "record_ratios",
+    "replace_ratios",
     "set_sparsity",
     "sync_norm",
 ]
