@@ -14,6 +14,8 @@ DATASETS = {
     "folder": "tasks.classification.folders:ImageFolderDataModule",
     "cifar10": "tasks.classification.cifar:CIFAR10DataModule",
     "cifar100": "tasks.classification.cifar:CIFAR100DataModule",
+    "fashion": "tasks.classification.fashion:FashionDataModule",
+    "digits_control": "tasks.classification.control:DigitsControlDataModule",
 }
 """Name of each data set and where its data module is."""
 

@@ -1,9 +1,8 @@
-"""The embedded digits: real 8×8 handwriting, enlarged, under varying contrast, colour and blur."""
+"""The embedded digits: real 8×8 handwriting, enlarged, under varying colours and blur, or under styles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tasks.classification.data import ClassificationDataModule
+from tasks.classification.styled import StyledDataModule
+from tasks.classification.styles import Style
 from tasks.data import Examples
-from tasks.normalize import Colour
 from tasks.splits import stratified_split
 
 _SPLITS = {"train": 0.65, "val": 0.15, "test": 0.2}
@@ -66,24 +65,28 @@ class RandomTint(v2.Transform):  # type: ignore[misc]
         return blended
 
 
-class DigitsDataModule(ClassificationDataModule):
+class DigitsDataModule(StyledDataModule):
     """scikit-learn's 1,797 handwritten digits as colour images; nothing is downloaded.
 
     The split is stratified and fixed: 65 % training, 15 % validation, 20 % test, no digit in two of them.
-    Each image has its own contrast, colours and blur, drawn anew in every training epoch and fixed in
-    validation and test, so that per-image statistics differ and the choice of normalizer matters.
+    Per-image statistics differ, so that the choice of normalizer matters. With `styles`, each image has its
+    own, the same in every epoch. Without, each has two colours and a blur, drawn anew in every training epoch
+    and fixed in validation and test.
 
     Args:
         batch_size: Images a process and step.
         num_workers: Loader processes; 0 loads in the training process.
-        seed: Seed of order and augmentation; the CLI sets it to `seed_everything`.
+        seed: Seed of order, augmentation and styles; the CLI sets it to `seed_everything`.
         image_size: Height and width of the images.
-        contrast: Least difference in brightness of ink and paper, in (0, 1].
-        blur: Largest standard deviation of the blur, in pixels of the enlarged image; 0 for none.
+        contrast: Least difference in brightness of ink and paper, in (0, 1]; None for 0.3, or for `styles`.
+        blur: Largest standard deviation of the blur, in pixels of the enlarged image, 0 for none; None for
+            1.2, or for `styles`.
+        styles: Styles of the images in place of colours and blur, see `tasks.classification.styles`; [] for
+            white ink on black paper, None for colours and blur.
+        held_back: Those of the styles that test images alone have.
+        train_samples: How many of the training digits there are, the same in every run and each digit in its
+            share; None for all.
     """
-
-    mean: ClassVar[Colour] = (0.5, 0.5, 0.5)
-    std: ClassVar[Colour] = (0.25, 0.25, 0.25)
 
     def __init__(
         self,
@@ -91,18 +94,34 @@ class DigitsDataModule(ClassificationDataModule):
         num_workers: int = 0,
         seed: int = 0,
         image_size: int = 32,
-        contrast: float = 0.3,
-        blur: float = 1.2,
+        contrast: float | None = None,
+        blur: float | None = None,
+        styles: list[Style] | None = None,
+        held_back: list[Style] | None = None,
+        train_samples: int | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
-        if image_size < 8:
-            raise ValueError(f"data.image_size: expected at least 8, got {image_size}")
-        if not 0 < contrast <= 1:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            image_size=image_size,
+            least_size=8,
+            styles=styles,
+            held_back=held_back,
+            train_samples=train_samples,
+        )
+        if contrast is not None and not 0 < contrast <= 1:
             raise ValueError(f"data.contrast: expected a number in (0, 1], got {contrast}")
-        if blur < 0:
+        if blur is not None and blur < 0:
             raise ValueError(f"data.blur: expected a number ≥ 0, got {blur}")
-        self.image_size, self.contrast, self.blur = image_size, contrast, blur
-        self.rows: dict[str, NDArray[np.int64]] = {}
+        for name, value in {"contrast": contrast, "blur": blur}.items():
+            if styles is not None and value is not None:
+                raise ValueError(
+                    f"data.{name}: expected none beside data.styles, which replace colours and blur, got {value}: "
+                    "leave it out, or set data.styles to null"
+                )
+        self.contrast = 0.3 if contrast is None else contrast
+        self.blur = 1.2 if blur is None else blur
 
     @property
     def num_classes(self) -> int:
@@ -113,42 +132,38 @@ class DigitsDataModule(ClassificationDataModule):
         """Read and split the digits."""
         if self.rows:
             return
-        from sklearn.datasets import load_digits
+        self.images, self.digits, rows = read_digits()
+        self._take(self.images, self.digits, rows)
 
-        table = load_digits()
-        self.images = torch.from_numpy(table.images).float().div(16)[:, None]
-        self.digits = torch.from_numpy(table.target).long()
-        self.rows = stratified_split(table.target, _SPLITS)
+    def augmentation(self) -> v2.Transform:
+        """A small turn, shift, change of size and shear."""
+        return augment_digits()
 
     def view(self, split: str, training: bool) -> Examples:
         """Digits of one split."""
+        if self.styles is not None:
+            return super().view(split, training)
         rows = self.rows[split]
         return Digits(self.images[rows], self.digits[rows], self._transform(training))
-
-    def labels_of(self, split: str) -> NDArray[np.int64]:
-        """Digits of one split."""
-        return self.digits[self.rows[split]].numpy()
-
-    def name_of(self, split: str, index: int) -> str:
-        """Row of the digit in scikit-learn's table."""
-        return str(self.rows[split][index])
-
-    def image_steps(self) -> list[Callable[[Any], Any]]:
-        """Enlarge or shrink to a square; an image has its own colours."""
-        return [self._resize(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
-
-    def as_bytes(self, image: Tensor) -> Tensor:
-        """Undo the normalisation."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (255 * (image * std + mean)).round().clamp(0, 255).to(torch.uint8)
-
-    def _resize(self) -> v2.Transform:
-        return v2.Resize([self.image_size, self.image_size], antialias=True)
 
     def _transform(self, training: bool) -> v2.Transform:
         steps: list[v2.Transform] = [self._resize()]
         if training:
-            steps += [v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5.0)]
+            steps += [self.augmentation()]
         if self.blur:
             steps += [v2.GaussianBlur(kernel_size=7, sigma=(0.1, max(self.blur, 0.1)))]
         return v2.Compose([*steps, RandomTint(self.contrast), v2.Normalize(self.mean, self.std)])
+
+
+def augment_digits() -> v2.Transform:
+    """What keeps a digit what it is."""
+    return v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5.0)
+
+
+def read_digits() -> tuple[Tensor, Tensor, dict[str, NDArray[np.int64]]]:
+    """Images (N, 1, 8, 8) in [0, 1], digits (N,), and the rows of each split."""
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    images = torch.from_numpy(table.images).float().div(16)[:, None]
+    return images, torch.from_numpy(table.target).long(), stratified_split(table.target, _SPLITS)

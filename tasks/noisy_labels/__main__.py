@@ -14,6 +14,7 @@ DATASETS = {
     "cifar100": "tasks.noisy_labels.data:NoisyCIFAR100",
     "imagenet": "tasks.noisy_labels.data:NoisyImageNet",
     "folder": "tasks.noisy_labels.data:NoisyImageFolder",
+    "fashion": "tasks.noisy_labels.data:NoisyFashion",
     "webvision": "tasks.noisy_labels.webvision:WebVisionDataModule",
 }
 """Name of each data set and where its data module is."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tasks.classification.cifar import CIFAR10DataModule, CIFAR100DataModule
 from tasks.classification.data import ClassificationDataModule
 from tasks.classification.digits import DigitsDataModule
+from tasks.classification.fashion import FashionDataModule
 from tasks.classification.folders import ImageFolderDataModule
 from tasks.classification.imagenet import ImageNetDataModule
 from tasks.data import Examples, SeededDataset
@@ -193,6 +194,10 @@ class NoisyCIFAR10(SyntheticNoise, CIFAR10DataModule):
 
 class NoisyCIFAR100(SyntheticNoise, CIFAR100DataModule):
     """CIFAR-100 with noisy labels, see CIFAR100DataModule."""
+
+
+class NoisyFashion(SyntheticNoise, FashionDataModule):
+    """Fashion-MNIST with noisy labels, see FashionDataModule."""
 
 
 class NoisyImageNet(SyntheticNoise, ImageNetDataModule):
