@@ -117,8 +117,8 @@ class DigitsDataModule(StyledDataModule):
         for name, value in {"contrast": contrast, "blur": blur}.items():
             if styles is not None and value is not None:
                 raise ValueError(
-                    f"data.{name}: expected none beside data.styles, which replace colours and blur, got {value}: "
-                    "leave it out, or set data.styles to null"
+                    f"data.{name}: expected none beside data.styles, which replace colours and blur, got "
+                    f"{value}: leave it out, or set data.styles to null"
                 )
         self.contrast = 0.3 if contrast is None else contrast
         self.blur = 1.2 if blur is None else blur

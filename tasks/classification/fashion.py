@@ -128,7 +128,7 @@ class FashionDataModule(StyledDataModule):
         if folder is None:
             raise UserError(
                 f"data.root: expected {', '.join(FILES)}, each with or without .gz, in {self.root} or its "
-                f"FashionMNIST/raw, got {_present(self.root)} of the 4: apt-get install dataset-fashion-mnist "
+                f"FashionMNIST/raw, got {_present(self.root)} of 4: apt-get install dataset-fashion-mnist "
                 "(and leave data.root out), or fetch them with data.download true"
             )
         return folder
