@@ -80,6 +80,8 @@ def convert_network(
 ) -> nn.Module:
     """Convert the normalizers of a network in place; with "bn" and no options it stays as it was built.
 
+    What is drawn at random behind it is the same whatever the normalizer: a second network starts alike too.
+
     Args:
         network: The network, with the normalizers of its library.
         preserve: That of `convert_norm`.
@@ -100,7 +102,8 @@ def convert_network(
                 f"expected one of {', '.join(allowed)}"
             )
     try:
-        return convert_norm(network, norm, preserve=preserve, **options)
+        with torch.random.fork_rng(devices=[]):  # gates draw weights, and other normalizers none
+            return convert_norm(network, norm, preserve=preserve, **options)
     except ValueError as error:
         raise UserError(f"model.norm_options for norm {norm!r}: {error}") from error
 

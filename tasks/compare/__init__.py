@@ -1,0 +1,1 @@
+"""Several normalizers trained with one configuration, and which of them wins: `python -m tasks.compare`."""
