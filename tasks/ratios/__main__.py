@@ -40,18 +40,23 @@ def _analyse(trained: Sequence[Trained], split: str, limit: int, output: Path) -
 
     from tasks.ratios.collect import collect
     from tasks.ratios.pages import NUMBERS, numbers, write_analysis
+    from tasks.ratios.worth import SHUFFLE, worth_in_words, write_worth
     from tasks.report import print_table
 
     names = _distinct([one.name for one in trained], [one.task for one in trained])
     runs = []
     for one, name in zip(trained, names, strict=True):
-        table = "ratios.parquet" if len(trained) == 1 else f"ratios-{name}.parquet"
-        runs.append(collect(replace(one, name=name), split, limit, output / table))
+        of = "" if len(trained) == 1 else f"-{name}"
+        runs.append(collect(replace(one, name=name), split, limit, output / f"ratios{of}.parquet"))
+        if worth := runs[-1].worth:
+            write_worth(output / f"{Path(SHUFFLE).stem}{of}.csv", worth)
     write_analysis(output, runs)
     for run in runs:
         if run.exemplar:
             print_table(run.trained.name, dict(zip(NUMBERS, numbers(run), strict=True)))
-    print(f"written to {output}: index.html, figures as PNG and SVG, tables as parquet")
+        if run.worth:
+            print(worth_in_words(run.worth))
+    print(f"written to {output}: index.html, figures as PNG and SVG, tables as parquet, shuffle.csv")
 
 
 def _distinct(names: Sequence[str], tasks: Sequence[str]) -> list[str]:

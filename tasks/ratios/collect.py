@@ -20,15 +20,13 @@ from torch.utils.data import DataLoader
 from exemplar_norm import record_ratios
 from tasks.data import BaseDataModule
 from tasks.errors import UserError
-from tasks.ratios.constant import Constant, hold_constant
 from tasks.ratios.inputs import batches, loader_of
 from tasks.ratios.layers import exemplar_layers, short_name
 from tasks.ratios.load import Trained
 from tasks.ratios.parquet import RatioTable
+from tasks.ratios.shuffle import measure_worth
 from tasks.ratios.survey import LayerRatios, RatioSurvey, static_ratios
-
-_TESTED = 2000
-"""Samples on which λ is held constant."""
+from tasks.ratios.worth import Worth
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Collected:
         vectors: (S, P) λ of each sample, layers one after the other, float32.
         indices: (S) the samples' places in the split.
         labels: (S) their classes; None without.
-        constant: See Constant; None for networks whose samples share their mixtures.
+        worth: What the choice per sample is worth; None for networks whose samples share their mixtures.
     """
 
     trained: Trained
@@ -51,7 +49,7 @@ class Collected:
     vectors: NDArray[np.float32]
     indices: NDArray[np.int64]
     labels: NDArray[np.int64] | None
-    constant: Constant | None
+    worth: Worth | None
 
     @property
     def exemplar(self) -> list[LayerRatios]:
@@ -85,10 +83,9 @@ def collect(trained: Trained, split: str, limit: int, table: Path) -> Collected:
     found, vectors, indices, labels = _survey(
         model, data, loader_of(data, split, limit), device, split, table
     )
-    tested = loader_of(data, split, min(limit or _TESTED, _TESTED))
-    constant = hold_constant(model, data, tested, device, found)
+    worth = measure_worth(trained, split, loader_of(data, split, limit), device, found, vectors)
     return Collected(
-        trained, split, [*found, *static], vectors, indices, labels if (labels >= 0).any() else None, constant
+        trained, split, [*found, *static], vectors, indices, labels if (labels >= 0).any() else None, worth
     )
 
 
@@ -126,11 +123,11 @@ def _rows(
     model: nn.Module, data: BaseDataModule, loader: DataLoader[Any], device: torch.device
 ) -> Iterator[tuple[dict[str, Tensor], Tensor | None, Tensor]]:
     """λ (N, K) of each layer, labels and indices of a batch."""
-    for inputs, labels, indices in batches(data, loader, device):
+    for batch in batches(data, loader, device):
         rows: dict[str, list[Tensor]] = {}
-        for images in inputs:
+        for images in batch.inputs:
             with record_ratios(model) as ratios, torch.inference_mode():
                 model(images)
             for name, ratio in ratios.items():
                 rows.setdefault(short_name(name), []).append(ratio)
-        yield {name: torch.cat(part) for name, part in rows.items()}, labels, indices
+        yield {name: torch.cat(part) for name, part in rows.items()}, batch.labels, batch.indices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +28,24 @@ def loader_of(data: BaseDataModule, split: str, limit: int) -> DataLoader[Any]:
     )
 
 
-def batches(
-    data: BaseDataModule, loader: DataLoader[Any], device: torch.device
-) -> Iterator[tuple[list[Tensor], Tensor | None, Tensor]]:
-    """Inputs that go through the network together, their labels and indices."""
+class Batch(NamedTuple):
+    """Samples as they go through a network.
+
+    Attributes:
+        inputs: Inputs (N, …) that go through the network together, one after the other.
+        labels: Class (N) of each sample; None where they have none.
+        targets: What the data set says of them: classes, masks.
+        indices: (N) their places in the split.
+    """
+
+    inputs: list[Tensor]
+    labels: Tensor | None
+    targets: Any
+    indices: Tensor
+
+
+def batches(data: BaseDataModule, loader: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
+    """The batches of a loader on a device."""
     from lightning_fabric.utilities.apply_func import move_data_to_device
     from rich.console import Console
     from rich.progress import track
@@ -42,4 +56,4 @@ def batches(
         images, indices = batch[0], batch[2]
         # Images of their own sizes come as a list: one pass each, whole.
         inputs = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-        yield inputs, labels_of(batch), indices
+        yield Batch(inputs, labels_of(batch), batch[1], indices)

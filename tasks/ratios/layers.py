@@ -38,6 +38,12 @@ def short_name(name: str) -> str:
     return name.removeprefix("network.")
 
 
+def full_names(model: nn.Module) -> dict[str, str]:
+    """From the short names of the exemplar layers to those that `record_ratios` and `replace_ratios` use."""
+    names = (unwrapped_name(model, name) for name, m in model.named_modules() if isinstance(m, ExemplarNorm))
+    return {short_name(name): name for name in names}
+
+
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if isinstance(module, ExemplarNorm | SwitchNorm):

@@ -13,6 +13,7 @@ from tasks.ratios.collect import Collected
 from tasks.ratios.figures import Album
 from tasks.ratios.space import RatioSpace, ratio_space
 from tasks.ratios.table import read_ratios
+from tasks.ratios.worth import worth_in_words, worth_table
 from tasks.report import page
 from tasks.report.page import Html, Section
 from tasks.report.ratio_section import ratios_of_run
@@ -29,16 +30,27 @@ _NORMALIZERS = (
     "samples, for means and for variances."
 )
 NUMBERS = (
-    "std of λ", "spread", "between classes", "by chance", "predictions kept", "accuracy", "with λ constant",
-)  # fmt: skip
-"""What is said about how λ varies over the samples of a run."""
+    "std of λ",
+    "spread",
+    "between classes",
+    "by chance",
+    "score",
+    "λ shuffled",
+    "λ at its mean",
+    "λ = 1/K",
+)
+"""What is said about how λ varies over the samples of a run, and what that is worth."""
 _NUMBERS = (
     "std: standard deviation of λ over samples, of the normalizer that varies most, mean over layers. "
     "spread: variance of λ as a share of the largest that its mean allows; 0 is one λ for all samples, 1 is "
     "a single normalizer for each. between classes: share of the variance of λ that lies between the means "
-    "of the classes, and what it would be by chance. predictions kept: share of the predictions that stay "
-    "the same when every layer's λ is held at its mean over samples; the accuracies are those of the "
-    "network as it is, and so held."
+    "of the classes, and what it would be by chance."
+)
+_WORTH = (
+    "The task's score on the same samples with other ratios in the place of λ. λ of another sample: one "
+    "random cycle through the whole split, the same in all layers; the mixtures are as before, but the wrong "
+    "samples have them. Each layer's mean λ: one mixture for all samples, as SN has. 1/K: an even mixture. "
+    "2 standard errors: what the difference may be off, as other samples of the same kind would differ."
 )
 
 
@@ -125,15 +137,23 @@ def _side_by_side(album: Album, runs: Sequence[Collected]) -> Html:
 
 
 def _per_sample(output: Path, runs: Sequence[Collected]) -> Html:
-    drawn = []
+    drawn, worth = [], []
     rows = ([run.trained.name, *numbers(run)] for run in runs)
     for run in runs:
+        if run.worth:
+            header, lines = worth_table(run.worth)
+            name = f"{run.trained.name}: " if len(runs) > 1 else ""
+            told = page.paragraph(f"{name}{worth_in_words(run.worth)}")
+            worth.append(page.join([told, page.table(header, lines, "Score without the choice", "lrrrr")]))
         album = Album(output, f"-{run.trained.name}" if len(runs) > 1 else "")
         drawing = figures.variance_parts(run.exemplar, f"Variation of λ, {run.trained.name}")
         drawn.append(album.add(drawing, "variance", f"Variation of λ by layer of {run.trained.name}"))
     return page.join(
         [
-            page.table(["run", *NUMBERS], rows, "Variation of λ over samples", "lrrrrrrr"),
+            *worth,
+            page.paragraph(_WORTH, "note"),
+            page.subheading("How λ varies over samples"),
+            page.table(["run", *NUMBERS], rows, "Variation of λ over samples", "lrrrrrrrr"),
             page.paragraph(_NUMBERS, "note"),
             page.grid(drawn),
         ]
@@ -147,15 +167,13 @@ def numbers(run: Collected) -> list[str]:
     between = [layer.between for layer in layers if not np.isnan(layer.between)]
     classes = 0 if run.labels is None else len(np.unique(run.labels))
     chance = f"{(classes - 1) / (len(run.indices) - 1):.3f}" if between and len(run.indices) > 1 else "–"
-    held = run.constant
-    right = [f"{share:.4f}" for share in held.right] if held and held.right else ["–", "–"]
+    values = [run.worth.own, *(way.value for way in run.worth.ways.values())] if run.worth else [np.nan] * 4
     return [
         f"{std:.5f}",
         f"{spread:.6f}",
         f"{np.mean(between):.3f}" if between else "–",
         chance,
-        f"{held.same:.4f}" if held else "–",
-        *right,
+        *("–" if np.isnan(value) else f"{value:.4f}" for value in values),
     ]
 
 

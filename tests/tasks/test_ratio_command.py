@@ -6,12 +6,12 @@ import pytest
 import torch
 from browser import Browser, needs_browser
 
-from exemplar_norm import NORMS, record_ratios
+from exemplar_norm import record_ratios
 from tasks.classification import load_classifier
 from tasks.classification.digits import DigitsDataModule
 from tasks.ratios.__main__ import main
-from tasks.ratios.constant import held_at
 from tasks.ratios.space import ratio_space
+from tasks.ratios.worth import read_worth
 from tasks.report.colors import NORM_COLORS
 from tasks.report.ratio_section import ratio_sections
 
@@ -36,15 +36,15 @@ def test_table_numbers_and_page(run, tmp_path, capsys):
     folder = run("en")
     main(["--ckpt", str(folder), "--output", str(tmp_path / "out")])
     out = capsys.readouterr().out
-    assert "predictions kept" in out and "spread" in out
+    assert "λ shuffled" in out and "spread" in out
     table = pq.read_table(tmp_path / "out" / "ratios.parquet").to_pydict()
     assert list(table) == ["sample", "class", "layer", "normalizer", "ratio"]
     data = DigitsDataModule(image_size=16, batch_size=64)
     data.setup("fit")
-    network, rows = load_classifier(folder).network, []
+    network, rows, hits = load_classifier(folder).network, [], 0
     for images, labels, indices in data.val_dataloader():
         with record_ratios(network) as ratios, torch.no_grad():
-            network(images)
+            hits += int((network(images).argmax(1) == labels).sum())
         for place, (label, index) in enumerate(zip(labels.tolist(), indices.tolist(), strict=True)):
             for name, ratio in ratios.items():
                 for key, value in zip(("in", "ln", "bn"), ratio[place].tolist(), strict=True):
@@ -53,7 +53,12 @@ def test_table_numbers_and_page(run, tmp_path, capsys):
     assert [*zip(*(table[name] for name in list(table)[:4]), strict=True)] == [row[:4] for row in rows]
     # Batches of other sizes: float32 rounding.
     assert table["ratio"] == pytest.approx([row[4] for row in rows], abs=1e-6)
+    worth = read_worth(tmp_path / "out" / "shuffle.csv")
+    assert (worth.split, worth.samples, worth.metric) == ("val", SAMPLES, "top-1")
+    assert worth.own == pytest.approx(hits / SAMPLES, rel=1e-6)
+    assert "Shuffling λ between samples" in out and list(worth.ways) == ["shuffled", "mean", "uniform"]
     page = (tmp_path / "out" / "index.html").read_text()
+    assert "Shuffling λ between samples" in page and "λ of another sample" in page
     assert "could not be drawn" not in page and "Is λ one per sample?" in page
     assert {"heat.png", "heat.svg", "space-classes.png", "atypical.png"} <= {
         path.name for path in (tmp_path / "out").iterdir()
@@ -97,20 +102,6 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     alone = tmp_path / "alone.ckpt"
     alone.write_bytes((folder / "checkpoints" / "last.ckpt").read_bytes())
     assert "lies in no run folder" in error_of(capsys, "--ckpt", alone)
-
-
-def test_ratios_are_held_where_they_are_said_to_be():
-    layer = NORMS["en"](4, normalizers=("in", "bn"), reduction=2).eval()
-    torch.nn.init.normal_(layer.gate.fc2.weight)
-    net, x = torch.nn.Sequential(layer), torch.randn(5, 4, 3, 3)
-    with held_at(net, {"0": torch.tensor([0.25, 0.75], dtype=torch.float64)}):
-        held = net(x)
-    # In evaluation bn has mean 0 and variance 1; biased variances as in the layer's definition.
-    mean, var = x.double().mean((2, 3), True), x.double().var((2, 3), correction=0, keepdim=True)
-    expected = 0.25 * (x - mean) / (var + 1e-5).sqrt() + 0.75 * x.double() / (1 + 1e-5) ** 0.5
-    torch.testing.assert_close(held.double(), expected, atol=1e-5, rtol=0)  # float32
-    assert not layer.gate._forward_hooks and not layer.gate._forward_pre_hooks
-    assert not torch.allclose(net(x), held)
 
 
 def test_samples_fall_into_the_groups_that_were_planted():
