@@ -2,8 +2,8 @@
 
 python -m tasks.compare [--task classification] [--config conf/….yaml] [--norms bn sn en] [--seeds 0 1 2]
 
-Further options are those of the task's command line and are passed on: --trainer.max_epochs 5. Repeat a command
-to go on: finished runs are not repeated, interrupted ones resume.
+Further options are those of the task's command line and are passed on: --trainer.max_epochs 5. Repeat a
+command to go on: finished runs are not repeated, interrupted ones resume.
 """
 
 from __future__ import annotations

@@ -35,6 +35,11 @@ class Progress:
     value: float | None = None
 
     @property
+    def is_over(self) -> bool:
+        """Whether the run is not started again."""
+        return self.state in ("finished", "failed")
+
+    @property
     def told(self) -> str:
         """The metric in words."""
         return "" if self.value is None else f"{self.metric} {fraction(self.value)}"
@@ -67,7 +72,7 @@ class Lines:
         if progress == self.states[run]:
             return
         self.states[run] = progress
-        ended = sum(other.state in ("finished", "failed") for other in self.states.values())
+        ended = sum(other.is_over for other in self.states.values())
         epoch = f"epoch {progress.epochs}/{self.epochs or '?'}"
         line = f"[{ended}/{len(self.states)}] {run.norm} seed {run.seed}: {progress.state}  {epoch}"
         self.say(f"{line}  {progress.told}".rstrip())
@@ -111,7 +116,7 @@ class Table:
         before, place = self.shown[run], self.places[run]
         if progress.state == "running" and before.state != "running":
             self.bars.start_task(place)
-        ended = progress.state in ("finished", "failed", "stopped")
+        ended = progress.is_over or progress.state == "stopped"
         self.bars.update(
             place,
             completed=(self.epochs or 1) if progress.state == "finished" else progress.epochs,
@@ -122,13 +127,9 @@ class Table:
         if ended:
             self.bars.stop_task(place)
         self.shown[run] = progress
-        over = sum(other.state in ("finished", "failed") for other in self.shown.values())
-        done = sum(
-            (self.epochs or 1)
-            if other.state in ("finished", "failed")
-            else min(other.epochs, self.epochs or 0)
-            for other in self.shown.values()
-        )
+        over = sum(other.is_over for other in self.shown.values())
+        each = self.epochs or 1
+        done = sum(each if p.is_over else min(p.epochs, self.epochs or 0) for p in self.shown.values())
         self.bars.update(self.whole, completed=done, epoch=f"{over}/{len(self.shown)} runs")
 
     def say(self, text: str) -> None:

@@ -39,8 +39,7 @@ def dots(summaries: Sequence[Summary], metric: str) -> Html:
     axes.set_xlabel(f"{metric}, %", fontsize=10)
     axes.tick_params(axis="x", labelsize=9)
     told = "; ".join(
-        f"{summary.norm} {with_interval(summary.mean)}, seeds {', '.join(map(percent, summary.values.values()))}"
-        for summary in shown
+        f"{s.norm} {with_interval(s.mean)}, seeds {', '.join(map(percent, s.values.values()))}" for s in shown
     )
     return figures.figure(
         drawing,

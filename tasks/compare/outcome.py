@@ -1,9 +1,8 @@
-"""What a comparison leaves: a table on the terminal, compare.csv, compare.json, index.html, a document's table."""
+"""What a comparison leaves: tables on the terminal, in files and in a document, and a page."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,25 +60,15 @@ def show_outcome(
         print(f"written: the table in {markdown}", flush=True)
 
 
-def command(comparison: Comparison) -> str:
-    """The command line that makes the comparison."""
-    words = ["python", "-m", "tasks.compare", "--task", comparison.task]
-    words += [word for path in comparison.configs for word in ("--config", path)]
-    words += ["--norms", *comparison.norms, "--seeds", *map(str, comparison.seeds), *comparison.options]
-    return shlex.join(words)
-
-
 def as_markdown(comparison: Comparison, summaries: Sequence[Summary]) -> str:
     """What is compared, and the outcome as a table of Markdown."""
     header, rows = outcome_table(summaries)
     lines = [header, ["---"] * len(header), *rows]
-    table = "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     epochs = next((result.epochs for s in summaries for result in s.results if result.epochs), None)
     trained = f"{epochs} epochs each" if epochs else "none of them trained yet"
     told = (
-        f"`{command(comparison)}`: the same configuration, data order, split and initial convolution weights "
+        f"`{comparison.command}`: the same configuration, data order, split and initial convolution weights "
         f"for every normalizer at a seed, {trained}. ± is the 95 % interval of the mean over seeds "
         "(Student's t); differences are paired by seed."
     )
@@ -98,7 +87,7 @@ def _write_csv(path: Path, results: Sequence[Result]) -> None:
 
 def _write_json(comparison: Comparison, summaries: Sequence[Summary], how: str) -> None:
     tree = {
-        "command": command(comparison),
+        "command": comparison.command,
         "configuration": {norm: comparison.configurations[norm] for norm in comparison.norms},
         "runs_at_once": how,
         "hardware": hardware(),

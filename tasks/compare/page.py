@@ -29,6 +29,8 @@ from tasks.report.facts import REPORT
 from tasks.report.page import Html, Section
 from tasks.report.table import duration
 
+_WORDS = ("norm", "by seed", "verdict", "at epoch", "diverged")  # columns that hold no single number
+
 
 def write_page(path: Path, comparison: Comparison, summaries: Sequence[Summary], how: str) -> None:
     """Write the page.
@@ -45,7 +47,7 @@ def write_page(path: Path, comparison: Comparison, summaries: Sequence[Summary],
         Section("Who wins", partial(_winners, summaries, test_metric(results))),
         Section("Validation", partial(_validation, summaries, results)),
         Section("Table", partial(_tables, summaries, how)),
-        *([Section("Failures", partial(_failures, comparison, failed))] if failed else []),
+        *([Section("Failures", partial(_failures, failed))] if failed else []),
         Section("Runs", partial(_runs, comparison, results)),
         Section("What was run", partial(_what_was_run, comparison)),
     ]
@@ -94,30 +96,31 @@ def _validation(summaries: Sequence[Summary], results: Sequence[Result]) -> Html
 
 def _tables(summaries: Sequence[Summary], how: str) -> Html:
     note = (
-        "± is the 95 % interval of the mean over seeds, by Student's t. Differences are paired: the same seed "
-        "means the same split, order of the data and initial convolution weights for every normalizer. They "
-        "cannot be told apart where the interval of the difference holds zero. The p-value is the share of all "
-        "ways to flip the signs of the differences whose mean is at least as far from zero; it is given from 5 "
-        "seeds on. The test is that of the best checkpoint by validation, also of runs that diverged."
+        "± is the 95 % interval of the mean over seeds, by Student's t. Differences are paired: the same "
+        "seed means the same split, order of the data and initial convolution weights for every normalizer. "
+        "Two cannot be told apart where the interval of their difference holds zero. The p-value, given from "
+        "5 seeds on, is the share of all ways to flip the signs of the differences whose mean is at least as "
+        "far from zero. Tested is the best checkpoint by validation, also of a run that diverged."
     )
-    speed = f"Times were taken while other runs trained: {how}."
+    speed = f"Times, means over the finished runs, were taken with so many runs training: {how}."
     return page.join(
         [
-            _as_html(outcome_table(summaries), "Outcome by normalizer", "lrl"),
+            _as_html(outcome_table(summaries), "Outcome by normalizer"),
             page.paragraph(note, "note"),
-            _as_html(course_table(summaries), "Course by normalizer", "lrlrrrrrl"),
+            _as_html(course_table(summaries), "Course by normalizer"),
             page.paragraph(speed, "note"),
         ]
     )
 
 
-def _as_html(table: Rows, label: str, align: str) -> Html:
+def _as_html(table: Rows, label: str) -> Html:
     header, rows = table
+    align = "".join("l" if name in _WORDS else "r" for name in header)
     cells = [[page.swatch(norm_color(row[0]), row[0]), *row[1:]] for row in rows]
-    return page.table(header, cells, label, align[: len(header)] + "r" * (len(header) - len(align)))
+    return page.table(header, cells, label, align)
 
 
-def _failures(comparison: Comparison, failed: Sequence[Result]) -> Html:
+def _failures(failed: Sequence[Result]) -> Html:
     parts: list[Html] = []
     for result in failed:
         parts += [page.subheading(result.run.name), page.code(result.error)]
@@ -159,6 +162,7 @@ def _what_was_run(comparison: Comparison) -> Html:
     revision = environment.revision()
     return page.join(
         [
+            Html(f'<pre class="wrap">{page.html(comparison.command)}</pre>'),
             page.paragraph("The first of the runs; the others differ in normalizer, seed and name.", "note"),
             Html(f'<pre class="wrap">{page.html(line)}</pre>'),
             page.facts([*environment.hardware().items(), *environment.versions().items()]),

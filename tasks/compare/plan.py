@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +21,13 @@ from tasks.run_folder import RunFolder
 
 # Said by --norms, --seeds, --runs_dir and --name of the comparison, or by the comparison itself.
 _OWN = {
-    "--model.norm": "--norms",
-    "--seed_everything": "--seeds",
-    "--data.seed": "--seeds",
-    "--resume": "nothing: what is unfinished goes on by itself",
-    "--test": "nothing: every run is tested",
-    "--ckpt_path": "nothing: every run starts anew",
-    "--print_config": "one run of the task",
+    "--model.norm": "use --norms",
+    "--seed_everything": "use --seeds",
+    "--data.seed": "use --seeds",
+    "--resume": "what is unfinished goes on by itself",
+    "--test": "every run is tested",
+    "--ckpt_path": "every run starts anew",
+    "--print_config": "use it with the task",
 }
 # They say where a run lies and not what it is.
 _PLACES = ("name", "runs_dir", "resume", "test", "base")
@@ -70,6 +71,14 @@ class Comparison:
         """All runs, seed by seed: what is there after an interruption can be paired."""
         return [Run(norm, seed) for seed in self.seeds for norm in self.norms]
 
+    @property
+    def command(self) -> str:
+        """The command line that makes this comparison, wherever it lies."""
+        words = ["python", "-m", "tasks.compare", "--task", self.task]
+        words += [word for path in self.configs for word in ("--config", path)]
+        words += ["--norms", *self.norms, "--seeds", *map(str, self.seeds), *self.options]
+        return shlex.join(words)
+
     def folder_of(self, run: Run) -> RunFolder:
         """The run's folder."""
         return RunFolder(self.folder / self.task / run.name)
@@ -105,8 +114,7 @@ class Comparison:
 
     def configuration(self, run: Run) -> dict[str, Any]:
         """The whole configuration of a run."""
-        config = self.configurations[run.norm]
-        return {**config, "seed_everything": run.seed, "data": {**config["data"], "seed": run.seed}}
+        return {**self.configurations[run.norm], "seed_everything": run.seed}
 
     def check_options(self) -> None:
         """Refuse options that the comparison sets itself.
@@ -117,7 +125,7 @@ class Comparison:
         for option in self.options:
             name = option.partition("=")[0]
             if name in _OWN:
-                raise UserError(f"{name}: expected it to be left to the comparison, use {_OWN[name]}")
+                raise UserError(f"{name}: expected it to be left to the comparison: {_OWN[name]}")
 
     def check_same(self) -> None:
         """Refuse to go on where a run that is there was configured otherwise.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tasks.compare.display import Display, Progress
 from tasks.compare.plan import Comparison, Run
-from tasks.compare.results import is_finished, read_result
-from tasks.errors import BAD_INPUT, UserError, one_line
+from tasks.compare.results import FINISHED, read_result
+from tasks.errors import BAD_INPUT, UserError
 
 ATTEMPTS = 2
 """Times that a run is tried before it counts as failed."""
@@ -24,6 +24,7 @@ TAIL = 12
 """Lines of a failed run's log that are shown."""
 _POLL_SECONDS = 0.5
 _PATIENCE = 60
+_LONGEST = 400
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -107,7 +108,7 @@ class Pool:
             self.display.show(run, Progress("running", *self._progress(run)))
             return False
         self._children.remove(child)
-        if code == 0 and is_finished(self.comparison, run):
+        if code == 0 and read_result(self.comparison, run).state == FINISHED:
             self.display.show(run, Progress("finished", *self._progress(run)))
             return False
         said = _tail(child)
@@ -153,7 +154,7 @@ def _tail(child: _Child) -> list[str]:
     with child.log.open("rb") as file:
         file.seek(child.begin)
         text = file.read().decode(errors="replace")
-    lines = [one_line(line) for line in text.splitlines() if line.strip()]
+    lines = [line.rstrip()[:_LONGEST] for line in text.splitlines() if line.strip()]
     return lines[-TAIL:] or ["(it has said nothing)"]
 
 

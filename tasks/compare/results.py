@@ -88,11 +88,6 @@ def read_result(comparison: Comparison, run: Run, error: str = "") -> Result:
     )
 
 
-def is_finished(comparison: Comparison, run: Run) -> bool:
-    """Whether a run has ended and was tested."""
-    return read_result(comparison, run).state == FINISHED
-
-
 def _is_metric(name: str) -> bool:
     return name in ("val/top1", "val/miou")
 
@@ -104,4 +99,5 @@ def _step_ms(comparison: Comparison, run: Run, speed: float | None, processes: i
         return None
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     accumulated = config["trainer"].get("accumulate_grad_batches") or 1
-    return 1000 * config["data"]["batch_size"] * accumulated * (processes or 1) / speed
+    images: int = config["data"]["batch_size"] * accumulated * (processes or 1)
+    return 1000 * images / speed

@@ -72,9 +72,11 @@ def share(config: dict[str, Any], jobs: int | None, runs: int) -> tuple[int, int
     if jobs is None:
         jobs = 1 if _on_gpu(config) else most
     elif jobs > most:
+        several = "s" if threads > 1 else ""
         loaders = f" and {workers} loader processes" if workers else ""
         raise UserError(
-            f"--jobs: expected at most {most} ({there} cores for runs of {threads} threads{loaders}), got {jobs}"
+            f"--jobs: expected at most {most} ({there} cores; a run has {threads} thread{several}{loaders}), "
+            f"got {jobs}"
         )
     return min(jobs, runs), threads
 
@@ -100,9 +102,7 @@ def locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{folder}: another comparison of this name is running; choose a --name"
-            ) from None
+            raise UserError(f"{folder}: a comparison of this name is running; choose a --name") from None
         yield file.fileno()
 
 
@@ -115,8 +115,8 @@ def _run_missing(comparison: Comparison, jobs: int, threads: int, lock: int, fai
         f"{jobs} at a time, {threads} thread{several} each, on {cores()} cores",
         flush=True,
     )
-    epochs = comparison.configurations[comparison.norms[0]]["trainer"]["max_epochs"]
-    with display(comparison.runs, epochs) as shown:
+    epochs = comparison.configurations[comparison.norms[0]]["trainer"]["max_epochs"] or 0
+    with display(comparison.runs, epochs if epochs > 0 else None) as shown:
         for run, result in results.items():
             if result.state == FINISHED:
                 shown.show(run, Progress(FINISHED, result.epochs or 0, result.monitor, result.last))
