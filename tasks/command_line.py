@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from tasks.data import BaseDataModule
 from tasks.errors import UserError
 from tasks.loggers import WandbOptions
-from tasks.parsing import ParserError, explain, explain_reference
+from tasks.parsing import ParserError, explain, explain_reference, with_bracketed_lists
 from tasks.preflight import top_level_value
 
 
@@ -102,12 +102,12 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the parser's complaint condensed to one line."""
+        subcommand = self._subcommand_parsers.get(self.command_line[0] if self.command_line else "", parser)
         try:
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, with_bracketed_lists(args, subcommand))
         except OmegaConfBaseException as error:  # ${…} that leads nowhere
             raise explain_reference(error, self.command_line) from error
         except ParserError as error:
-            subcommand = self._subcommand_parsers.get(self.command_line[0], parser)
             raise explain(str(error), subcommand, self.command_line) from error
         options = self.config[self.config.subcommand]
         if not 0 <= options.seed_everything < 2**32:

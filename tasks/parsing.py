@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_args, is_typeddict
+from typing import Any, NoReturn, get_args, get_origin, is_typeddict
 
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser
@@ -24,6 +24,33 @@ class StrictParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message; also reached from the parsers of the subcommands."""
         raise ParserError(message) from ex
+
+
+def with_bracketed_lists(args: Sequence[str], parser: LightningArgumentParser) -> list[str]:
+    """The arguments, with `--key a b` of a key that takes a list as the parser reads it, `--key [a, b]`.
+
+    Args:
+        args: The command line.
+        parser: Parser of the subcommand, which knows the keys.
+    """
+    lists = {f"--{action.dest}" for action in parser._actions if _is_list(getattr(action, "_typehint", None))}
+    joined: list[str] = []
+    left = list(args)
+    while left:
+        joined.append(left.pop(0))
+        if joined[-1] in lists:
+            given: list[str] = []
+            while left and not left[0].startswith("-"):
+                given.append(left.pop(0))
+            is_written_out = len(given) == 1 and (given[0].startswith("[") or given[0] == "null")
+            joined += given if is_written_out or not given else [f"[{', '.join(given)}]"]
+    return joined
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a type is a list, or a list or nothing."""
+    members = [member for member in get_args(kind) if member is not type(None)]
+    return get_origin(kind) is list or (bool(members) and all(get_origin(one) is list for one in members))
 
 
 def explain(message: str, parser: LightningArgumentParser, args: Sequence[str]) -> UserError:
