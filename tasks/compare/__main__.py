@@ -9,7 +9,9 @@ command to go on: finished runs are not repeated, interrupted ones resume.
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ TASKS = ("classification", "noisy_labels", "segmentation")
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run what is missing, then write and print the outcome."""
+    args = list(sys.argv[1:] if args is None else args)
     with one_line_errors():
         own, further = _parser().parse_known_args(args)
         comparison = _comparison(own, further)
@@ -31,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 signal.signal(number, signal.default_int_handler)
-        compare(comparison, own.jobs, own.markdown)
+        compare(comparison, own.jobs, own.markdown, f"python -m tasks.compare {shlex.join(args)}")
 
 
 def _parser() -> argparse.ArgumentParser:

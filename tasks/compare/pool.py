@@ -131,9 +131,11 @@ class Pool:
 
     def _stop(self) -> None:
         """SIGTERM to the runs, which then save where they stand; kill what does not end."""
-        for child in self._children:
-            if child.process.poll() is None:
-                child.process.terminate()
+        running = [child for child in self._children if child.process.poll() is None]
+        if running:
+            self.display.say(f"stopping {len(running)} runs, which save where they stand …")
+        for child in running:
+            child.process.terminate()
         deadline = time.monotonic() + _PATIENCE
         try:
             for child in self._children:

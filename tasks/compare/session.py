@@ -15,21 +15,22 @@ from tasks.compare.outcome import show_outcome
 from tasks.compare.plan import Comparison, Run, cores
 from tasks.compare.pool import Pool
 from tasks.compare.results import FINISHED, Result, read_result
-from tasks.errors import UserError
+from tasks.errors import INTERRUPTED, UserError
 
 
-def compare(comparison: Comparison, jobs: int | None, markdown: Path | None) -> None:
+def compare(comparison: Comparison, jobs: int | None, markdown: Path | None, again: str) -> None:
     """Run what is missing, then write and print the outcome.
 
     Args:
         comparison: What is compared.
         jobs: Runs at a time; None for as many as there are cores for.
         markdown: Document that gets the table too.
+        again: The command line of this call.
 
     Raises:
         UserError: Anything about the input that is wrong, before a run starts.
-        SystemExit: With code 1 where a run has failed.
-        KeyboardInterrupt: After Ctrl-C, when the runs have saved where they stand.
+        SystemExit: With code 1 where a run has failed, with 130 after Ctrl-C, when the runs have saved where
+            they stand.
     """
     if markdown:
         marks.check(markdown)
@@ -44,8 +45,8 @@ def compare(comparison: Comparison, jobs: int | None, markdown: Path | None) -> 
             _run_missing(comparison, jobs, threads, lock, failed)
         except KeyboardInterrupt:
             show_outcome(comparison, _results(comparison, failed), jobs, threads)
-            print("interrupted: what is there is kept; the same command goes on with the rest", flush=True)
-            raise
+            print(f"interrupted: what is there is kept; go on with\n  {again}", flush=True)
+            raise SystemExit(INTERRUPTED) from None
         results = _results(comparison, failed)
         show_outcome(comparison, results, jobs, threads, markdown)
     if failed:
