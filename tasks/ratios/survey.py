@@ -5,7 +5,7 @@ Legend: L layers, N samples, K normalizers, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from tasks.ratios.layers import switch_layers
 from tasks.ratios.statistics import RatioStatistics, Sums
 
 Array = NDArray[np.float64]
+STATIC = 0.01
+"""Standard deviation of λ over samples below which a layer is said to have one λ for all of them."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,22 @@ def _spread(mean: Array, variance: float) -> float:
     most = float((mean * (1 - mean)).sum())
     # λ of one normalizer alone in every sample: nothing varies, but for what rounding leaves.
     return float(variance / most) if most > 1e-12 else 0.0
+
+
+def is_static(layers: Sequence[LayerRatios]) -> bool:
+    """Whether exemplar layers take one λ for all samples: its deviation is below STATIC in all of them."""
+    found = [layer for layer in layers if layer.kind == "en" and layer.samples > 1]
+    return bool(found) and all(float(layer.std.max()) < STATIC for layer in found)
+
+
+def static_in_words(layers: Sequence[LayerRatios]) -> str:
+    """What to do about layers with one λ for all samples."""
+    largest = max(float(layer.std.max()) for layer in layers)
+    return (
+        f"λ is the same for all samples in each of {len(layers)} layers (its standard deviation is at most "
+        f"{largest:.2g}): the gates choose nothing yet. Train for longer or with a larger model.lr; or take "
+        "--model.norm sn, which has one λ for all samples by construction"
+    )
 
 
 def static_ratios(model: nn.Module) -> list[LayerRatios]:

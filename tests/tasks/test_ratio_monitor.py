@@ -16,7 +16,7 @@ from tasks.classification.module import ClassificationModule
 from tasks.ratio_monitor import RatioMonitor
 from tasks.ratios.layers import exemplar_layers
 from tasks.ratios.survey import static_ratios
-from tasks.ratios.table import COLUMNS, Epoch, append_ratios, read_ratios, trim_ratios
+from tasks.ratios.table import COLUMNS, Epoch, append_ratios, read_ratios, trim_tables
 
 LAYERS = 17
 
@@ -176,14 +176,14 @@ def test_a_resume_drops_what_came_after_its_checkpoint(tmp_path):
     path = tmp_path / "ratios.csv"
     whole = path.read_text()
     path.write_text(whole[:-9])  # killed while the last row was written
-    trim_ratios(tmp_path, step=6)  # the checkpoint of epoch 1
+    trim_tables(tmp_path, step=6)  # the checkpoint of epoch 1
     assert [(e.epoch, e.split) for e in read_ratios(tmp_path)] == [
         (0, "val"), (0, "train"), (1, "val"), (1, "train"),
     ]  # fmt: skip
     append_ratios(tmp_path, rows_of(2, 8))
     append_ratios(tmp_path, rows_of(2, 8, "train"))
     assert path.read_text().splitlines() == whole.splitlines()
-    trim_ratios(tmp_path, step=0)
+    trim_tables(tmp_path, step=0)
     assert path.read_text().split() == [",".join(COLUMNS)]
 
 
