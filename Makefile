@@ -18,6 +18,8 @@ ROOT ?=
 SWEEP ?=
 COUNT ?=
 RUN ?=
+NORMS ?=
+SEEDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -66,6 +68,10 @@ train-seg: $(READY)  ## train and test semantic segmentation (default: scenes of
 check-data: $(READY)  ## verify a data set before training: DATA=imagenet|folder|webvision|cityscapes|ade20k ROOT=…
 	@$(if $(and $(DATA),$(ROOT)),,$(error check-data wants DATA=imagenet|folder|webvision|cityscapes|ade20k and ROOT=…))
 	@$(BIN)/python -m tasks.check_data $(DATA) "$(ROOT)" $(ARGS)
+
+.PHONY: compare
+compare: $(READY)  ## train several normalizers alike and show which wins: NORMS="bn sn en" SEEDS="0 1 2" CONF=…
+	@$(BIN)/python -m tasks.compare $(if $(CONF),--config $(CONF)) --norms $(or $(NORMS),bn sn en) --seeds $(or $(SEEDS),0 1 2) $(ARGS)
 
 .PHONY: report
 report: $(READY)  ## compare all runs in runs/index.html

@@ -72,7 +72,7 @@ def test_long_curves_are_means_of_neighbours():
 HEADER = """# Command:  make train-cls
 # Cost:     1 h on one GPU.
 # Expected: test/top1 0.998 with en, 99.9 % with bn: means of seeds 0, 1, 2
-#           (python -m benchmarks.normalizers); val/loss 0.25, test/top5 1.0.
+#           (make compare); val/loss 0.25, test/top5 1.0.
 # Note: 3 runs
 trainer: {}
 # Expected: of no header
@@ -83,7 +83,7 @@ def test_the_expected_field_of_a_header():
     text = header_field(HEADER, "Expected")
     assert text == (
         "test/top1 0.998 with en, 99.9 % with bn: means of seeds 0, 1, 2 "
-        "(python -m benchmarks.normalizers); val/loss 0.25, test/top5 1.0."
+        "(make compare); val/loss 0.25, test/top5 1.0."
     )
     assert header_field(HEADER, "Source") == header_field("trainer: {}\n", "Expected") == ""
     expectation = Expectation(DIGITS, text)
