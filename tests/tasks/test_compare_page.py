@@ -62,9 +62,7 @@ def test_the_page_says_who_wins(browser, page):
     assert "ln and bn: no seed that both ln and bn have finished." in text
     assert "last words of ln" in text and "50.00 (diverged)" in text
     assert browser.evaluate("document.querySelectorAll('.failed').length") == 0
-    labels = browser.evaluate(
-        "[...document.querySelectorAll('svg')].map((s) => s.getAttribute('aria-label'))"
-    )
+    labels = browser.evaluate("[...document.querySelectorAll('svg')].map((s) => s.ariaLabel)")
     assert "bn 82.00 ± 1.96, seeds 80.00, 81.00, 82.00, 83.00, 84.00" in labels[0]  # 2.7764 · 1.5811 / √5
     assert labels[1].startswith("val/top1 in per cent over epochs, mean over seeds: bn from 50.20 to 70.20")
     svg = browser.evaluate("document.querySelectorAll('svg')[0].outerHTML")
