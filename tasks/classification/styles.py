@@ -24,7 +24,7 @@ Value = float | bool | tuple[float, ...]
 
 CONTRAST_SPREAD = 0.8
 """Standard deviation of the logarithm of the contrast."""
-BRIGHTNESS_SPREAD = 0.7
+BRIGHTNESS_SPREAD = 0.5
 """Standard deviation of the shift of all levels."""
 _LIGHTEST_PAPER, _DARKEST_INK = 0.45, 0.55
 _LARGEST_BLUR = 1.0  # pixels
@@ -47,7 +47,7 @@ def apply_contrast(image_CHW: Tensor, factor: float) -> Tensor:
 
 
 def draw_brightness(generator: Generator) -> float:
-    """Shift 0.7 n, n normal."""
+    """Shift 0.5 n, n normal."""
     return BRIGHTNESS_SPREAD * float(torch.randn((), generator=generator))
 
 

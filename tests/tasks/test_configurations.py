@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 import yaml
+from idx_files import fashion_files
 from image_trees import cifar_tree, imagenet_tree
 from task_paths import DIGITS, REPOSITORY
 
@@ -31,7 +32,10 @@ def test_classification(fit_parser, tree, tmp_path, monkeypatch, path):
     if path.stem.startswith("cifar"):
         cifar_tree(tmp_path / "cifar", monkeypatch, torchvision.datasets.CIFAR10)
         options = ["--data.root", tmp_path / "cifar"]
-    elif path.stem != "digits":
+    elif path.stem.startswith("fashion"):
+        fashion_files(tmp_path / "fashion")
+        options = ["--data.root", tmp_path / "fashion"]
+    elif not path.stem.startswith("digits"):
         options = ["--data.root", tree]
     if path.stem == "folder":  # nothing is downloaded here
         options += ["--model.weights", "null"]
@@ -71,4 +75,5 @@ def test_trainer(fit_parser, path):
         pytest.skip("needs a GPU to be built")
     # Laid over a task's configuration, it keeps what that says about the length of the run.
     trainer = fit_parser("--config", DIGITS, "--config", path).trainer
-    assert trainer.max_epochs == settings.get("max_epochs", 20)
+    told = yaml.safe_load(DIGITS.read_text())["trainer"]["max_epochs"]
+    assert trainer.max_epochs == settings.get("max_epochs", told)
