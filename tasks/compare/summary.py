@@ -105,11 +105,13 @@ def course_table(summaries: Sequence[Summary]) -> Rows:
 
 def _course(summary: Summary) -> list[str]:
     done = [result for result in summary.results if result.state == FINISHED]
-    epochs = [f"{result.best_epoch} of {result.epochs}" for result in done if result.best_epoch is not None]
+    best = [str(result.best_epoch) for result in done if result.best_epoch is not None]
+    lengths = sorted({result.epochs for result in done if result.epochs is not None})
+    epochs = f"{', '.join(best)} of {' or '.join(map(str, lengths))}" if best and lengths else UNKNOWN
     return [
         summary.norm,
         _mean((result.best for result in done), percent),
-        ", ".join(epochs) or UNKNOWN,
+        epochs,
         _mean((result.last for result in done), percent),
         _mean((result.step_ms for result in done), "{:.1f}".format),
         _mean((result.seconds for result in done), duration),
