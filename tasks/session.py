@@ -144,7 +144,10 @@ class Session:
         from tasks.report.run import write_report
 
         facts = collect_facts(folder.path, self.task, self.trainer, epochs, best, tested)
-        sections = [*self.model.report_sections(self.datamodule), *ratio_sections(folder.path)]
+        sections = [
+            *self.model.report_sections(self.datamodule),
+            *ratio_sections(folder.path, self.datamodule),
+        ]
         write_report(folder.path, facts, sections)
         publish(self.trainer.loggers, folder, facts, lambda: self.model.panels(self.datamodule))
 

@@ -149,10 +149,10 @@ class ClassificationModule(BaseModule):
             checkpoint[INPUTS] = asdict(Inputs.of(data))
 
     def report_sections(self, data: Any) -> list[Section]:
-        """Confusion, accuracy by class, and the mistakes as pictures."""
-        from tasks.classification.report import classification_sections
+        """Some of the training data, confusion, accuracy by class, and the mistakes as pictures."""
+        from tasks.classification.report import classification_sections, training_pictures
 
-        return classification_sections(self.record.outcome, data)
+        return [training_pictures(data), *classification_sections(self.record.outcome, data)]
 
     def panels(self, data: Any) -> dict[str, Panel]:
         """The same as panels of W&B."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.classification.mistakes import Mistake, Outcome
@@ -15,6 +16,7 @@ from tasks.report.classes import short
 
 _COUNTED = 12
 """Classes up to which the cells of the matrix hold their numbers."""
+_STRIP = 8
 _WORST = 10
 _EXAMPLES = 4
 _SPLITS = {"val": "validation", "test": "test"}
@@ -31,6 +33,42 @@ class Pictures(Protocol):
 
     def sample_name(self, split: str, index: int) -> str:
         """Name of an example."""
+
+
+class LabelledPictures(Pictures, Protocol):
+    """What is asked of a data module whose training images are shown."""
+
+    def labels(self, split: str) -> NDArray[np.int64]:
+        """(N,) classes of a split."""
+
+
+def training_pictures(data: LabelledPictures) -> Section:
+    """A strip of training images, so that one sees what the data is."""
+    return Section("Training data", partial(_training, data), at_top=True)
+
+
+def _training(data: LabelledPictures) -> Html:
+    """An image of each of some classes, which are spread over all of them."""
+    labels = data.labels("train")
+    known = np.unique(labels)
+    places = np.unique(np.linspace(0, len(known) - 1, min(_STRIP, len(known))).round().astype(int))
+    # Of few classes, each comes again with its next images.
+    again = -(-_STRIP // len(places))
+    shown = [
+        (int(known[place]), int(index))
+        for place in places
+        for index in np.flatnonzero(labels == known[place])[:again]
+    ][:_STRIP]
+    return figures.pictures(
+        [
+            figures.picture(
+                data.picture("train", index),
+                f"training sample {data.sample_name('train', index)}: {data.class_name(label)}",
+                short(data.class_name(label)),
+            )
+            for label, index in shown
+        ]
+    )
 
 
 def classification_sections(outcome: Outcome | None, data: Pictures) -> list[Section]:

@@ -28,10 +28,12 @@ class Section:
     Attributes:
         title: Heading.
         build: Makes the content. It is called when the page is written; where it fails, the page says so.
+        at_top: Whether the report of a run shows it before all others.
     """
 
     title: str
     build: Callable[[], str]
+    at_top: bool = False
 
 
 def html(value: object) -> Html:

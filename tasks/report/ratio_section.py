@@ -1,10 +1,11 @@
-"""What the report of a run with EN, SN or SSN layers adds: which normalizers they choose."""
+"""What the report of a run says about its layers: which die, and which normalizers EN, SN and SSN mix."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,12 +13,11 @@ from tasks.report import page
 from tasks.report.page import Html, Section
 
 if TYPE_CHECKING:
+    from tasks.ratios.dying import Dying
     from tasks.ratios.figures import Album
     from tasks.ratios.survey import LayerRatios
-    from tasks.ratios.table import Epoch
+    from tasks.ratios.table import ClassRatios, Epoch
 
-_SMALL = 0.01
-"""Spread below which λ is called nearly the same for all samples: a standard deviation of about 0.05."""
 _SPREAD = (
     "Lines are means over layers; bands hold the middle half of the layers, of the spread all layers. Spread "
     "is the variance of λ over samples, as a share of the largest that its mean allows: 0 where all samples "
@@ -25,19 +25,175 @@ _SPREAD = (
 )
 
 
-def ratio_sections(folder: Path) -> list[Section]:
-    """The section on `ratios.csv` of a run; none where the network has no such layers."""
-    from tasks.ratios.table import read_ratios
+_CLASSES = (
+    "Orange: the class takes more of the normalizer than the mean of the classes; purple: less. First every "
+    "layer after the last epoch; then how far the classes have moved since the first; then the layer that "
+    "tells them apart most, over epochs. Each has its own scale."
+)
 
+
+class Pictures(Protocol):
+    """What is asked of a data module; one without pictures has names alone."""
+
+    def sample_name(self, split: str, index: int) -> str:
+        """Name of an example."""
+
+    def class_name(self, index: int) -> str:
+        """Name of a class."""
+
+
+def ratio_sections(folder: Path, data: Pictures | None = None) -> list[Section]:
+    """The sections on the layers of a run: those that die, and what they mix, where they do either.
+
+    Args:
+        folder: Run folder.
+        data: The run's data module, for pictures of samples; None for none.
+    """
+    from tasks.ratios.table import read_dying, read_ratios
+
+    dying = read_dying(folder)
     epochs = [epoch for epoch in read_ratios(folder) if epoch.split == "val"]
-    return [Section("Ratios of the normalizers", lambda: ratios_of_run(epochs))] if epochs else []
+    return [
+        *([Section("Layers that die", lambda: _dying(dying))] if dying else []),
+        *([Section("Ratios of the normalizers", lambda: _section(folder, epochs, data))] if epochs else []),
+    ]
 
 
-def ratios_of_run(epochs: Sequence[Epoch], album: Album | None = None) -> Html:
-    """Mixture by layer after the last epoch, over epochs, and whether λ is one per sample."""
+def _dying(found: Sequence[Dying]) -> Html:
+    from tasks.ratios.dying import in_words as dying_in_words
+
+    rows = [[one.layer, one.epoch + 1, f"{one.before:.3g}", f"{one.after:.3g}"] for one in found]
+    told = dying_in_words(found)
+    header = ["layer", "found after epoch", "deviation at the start", "then"]
+    text = page.paragraph(f"{told[0].upper()}{told[1:]}.", "failed")
+    return page.join([text, page.table(header, rows, "Layers whose output dies", "lrrr")])
+
+
+def _section(folder: Path, epochs: Sequence[Epoch], data: Pictures | None) -> Html:
+    from tasks.ratios import figures
+    from tasks.ratios.table import read_by_class
+
+    layers = epochs[-1].layers
+    bars = figures.composition(layers, "What each layer mixes, from input to output")
+    first = figures.Album().add(bars, "composition", "Mean ratio of each normalizer by layer")
+    by_class = read_by_class(folder)
+    return page.join(
+        [
+            page.paragraph(f"{_told(epochs)} {_worth(folder, layers)}".strip()),
+            page.grid([first, _samples(folder, layers, data)]),
+            page.subheading("Over epochs"),
+            _over_epochs(epochs, figures.Album()),
+            *([_classes(by_class)] if by_class else []),
+        ]
+    )
+
+
+def _worth(folder: Path, layers: Sequence[LayerRatios]) -> str:
+    """What the choice per sample is worth, where that was measured after the run; else what measures it."""
+    from tasks.ratios.table import RATIOS
+    from tasks.ratios.worth import SHUFFLE, read_worth, worth_in_words
+
+    if layers[0].kind != "en":
+        return ""
+    path = folder / "ratios" / SHUFFLE
+    if path.is_file() and path.stat().st_mtime >= (folder / RATIOS).stat().st_mtime:
+        worth = read_worth(path)
+        if worth:
+            return worth_in_words(worth)
+    command = f"python -m tasks.ratios --ckpt {shlex.quote(str(folder))}"
+    return f"Whether the choice per sample matters for the score is told by {command}"
+
+
+def _samples(folder: Path, layers: Sequence[LayerRatios], data: Pictures | None) -> Html:
+    """The samples that take least and most of a normalizer, or why there are none to show."""
+    from tasks.ratios.by_sample import read_by_sample
+    from tasks.ratios.run_figures import extremes
+    from tasks.ratios.survey import STATIC, is_static
+
+    if layers[0].kind != "en":
+        return page.card("One mixture for all samples", "SN and SSN choose by layer, not by sample.", "")
+    found = read_by_sample(folder)
+    ends = None if found is None or is_static(layers) else extremes(found)
+    if is_static(layers) or (found is not None and ends is None):
+        told = f"Its standard deviation over samples is below {STATIC} everywhere: there are no ends to show."
+        return page.card("λ moves in no layer", told, "")
+    if found is None or ends is None:
+        return page.card("Samples", "λ of single samples was not kept: not every one has its own pass.", "")
+    indices = found.indices.tolist()
+    shown = [
+        (
+            name,
+            [_sample(data, indices[place], ends.ratio[place], int(found.labels[place])) for place in places],
+        )
+        for name, places in (("Lowest", ends.lowest), ("Highest", ends.highest))
+    ]
+    told = (
+        f"{ends.layer}: the layer in which λ varies most (standard deviation {ends.std:.2g} over "
+        f"{len(indices):,} validation samples). Captions: λ of {ends.normalizer}."
+    )
+    rows = [page.join([page.subheading(name), _row(parts)]) for name, parts in shown]
+    title = f"Which samples take least and most of {ends.normalizer}"
+    return page.card(title, told, page.join(rows))
+
+
+def _sample(data: Pictures | None, index: int, ratio: float, label: int) -> Html:
+    from tasks.report import figures
+
+    caption = f"{ratio:.3f}"
+    picture = getattr(data, "picture", None)
+    if data is None or picture is None:
+        name = data.sample_name("val", index) if data else f"sample {index}"
+        return page.html(f"{name} ({caption}) ")
+    named = f" of class {data.class_name(label)}" if label >= 0 else ""
+    alt = f"validation sample {data.sample_name('val', index)}{named}, λ {caption}"
+    return figures.picture(picture("val", index), alt, caption)
+
+
+def _row(parts: Sequence[Html]) -> Html:
+    from tasks.report import figures
+
+    return figures.pictures([*parts])
+
+
+def _classes(found: ClassRatios) -> Html:
+    """Classes × layers after the last epoch, how they moved, and one layer over epochs."""
+    from tasks.ratios import figures
+    from tasks.ratios import run_figures as drawn
+
+    found_best = drawn.varying(found)
+    if found_best is None:
+        return Html()
+    key, layers, difference, best = found_best
+    classes = drawn.shown_classes(difference)
+    names = [found.classes[place] for place in classes]
+    difference = difference[..., classes]
+    album, shown = figures.Album(), []
+    last = drawn.classes_by_layer(difference[-1], layers, names, key, f"epoch {found.epochs[-1] + 1}")
+    shown.append(album.add(last, "classes", f"Ratio of {key} by class and layer after the last epoch"))
+    if len(found.epochs) > 1:
+        since = f"since epoch {found.epochs[0] + 1}"
+        moved = drawn.classes_by_layer(difference[-1] - difference[0], layers, names, key, since)
+        shown.append(album.add(moved, "moved", f"Change of the ratio of {key} by class and layer {since}"))
+        one = drawn.classes_by_epoch(difference[:, best], found.epochs, names, key, layers[best])
+        shown.append(album.add(one, "epochs", f"Ratio of {key} by class and epoch in {layers[best]}"))
+    return page.join(
+        [
+            page.subheading(f"Classes: {key}, the normalizer whose share tells them apart most"),
+            page.paragraph(_CLASSES if len(found.epochs) > 1 else _CLASSES.partition(" First")[0], "note"),
+            page.grid(shown),
+        ]
+    )
+
+
+def ratios_of_run(epochs: Sequence[Epoch], album: Album) -> Html:
+    """Whether λ is one per sample, the mixture by layer after the last epoch, and over epochs."""
+    return page.join([page.paragraph(_told(epochs)), _over_epochs(epochs, album)])
+
+
+def _over_epochs(epochs: Sequence[Epoch], album: Album) -> Html:
     from tasks.ratios import figures
 
-    album, layers = album or figures.Album(), epochs[-1].layers
+    layers = epochs[-1].layers
     is_exemplar = layers[0].kind == "en"
     alt = "Mean ratio of each normalizer"
     title = f"Mean ratio λ by layer, epoch {epochs[-1].epoch + 1}"
@@ -57,7 +213,6 @@ def ratios_of_run(epochs: Sequence[Epoch], album: Album | None = None) -> Html:
     ]
     return page.join(
         [
-            page.paragraph(_told(epochs)),
             page.grid(drawn),
             page.details("Every layer over epochs", page.grid(per_layer)),
             *([page.paragraph(_SPREAD, "note")] if is_exemplar else []),
@@ -73,17 +228,29 @@ def _told(epochs: Sequence[Epoch]) -> str:
             f"{len({layer.layer for layer in layers})} layers, each with one mixture of means and one of "
             "variances for all samples, as of the last validation."
         )
-    return f"{len(layers)} layers over {layers[0].samples:,} validation samples: {in_words(layers)}"
+    return f"{layers[0].samples:,} validation samples, epoch {epochs[-1].epoch + 1}: {in_words(layers)}"
 
 
 def in_words(layers: Sequence[LayerRatios]) -> str:
-    """Whether λ is one per sample: its variation over samples, and how much of it the classes explain."""
+    """Whether λ is one per sample: in how many layers it varies, how far, and what the classes explain."""
+    from tasks.ratios.survey import STATIC
+
+    moving = [layer for layer in layers if layer.std.max() >= STATIC]
+    most = max(layers, key=lambda layer: float(layer.std.max()))
+    largest = f"{float(most.std.max()):.2g}"
     spread = float(np.mean([layer.spread for layer in layers]))
-    std = float(np.mean([layer.std.max() for layer in layers]))
-    between = [layer.between for layer in layers if not np.isnan(layer.between)]
-    verdict = "λ is nearly the same for all samples" if spread < _SMALL else "λ differs between samples"
-    share = f" Of its variance, {100 * np.mean(between):.1f} % lies between the classes." if between else ""
+    if not moving:
+        return (
+            f"λ is the same for all samples in each of {len(layers)} layers: its standard deviation over "
+            f"samples is at most {largest} (spread {spread:.2g}; a constant has 0)."
+        )
+    where = "all" if len(moving) == len(layers) else f"{len(moving)} of"
+    between = [layer.between for layer in moving if not np.isnan(layer.between)]
+    share = (
+        f" Of its variance there, {100 * np.mean(between):.0f} % lies between the classes." if between else ""
+    )
     return (
-        f"{verdict}. Its standard deviation over samples is {std:.4f} and its spread {spread:.2g}, both as "
-        f"means over layers; a constant has 0.{share}"
+        f"λ differs between samples in {where} {len(layers)} layers, most in {most.layer} (standard "
+        f"deviation {largest}). Its spread is {spread:.2g} as a mean over layers; a constant has 0, one "
+        f"normalizer alone for each sample 1.{share}"
     )

@@ -20,15 +20,16 @@ def write_report(folder: Path, facts: RunFacts, task_sections: Sequence[Section]
     Args:
         folder: Run folder.
         facts: Facts of the run.
-        task_sections: What the task adds, shown after the curves.
+        task_sections: What the task adds, shown after the curves or, where a section says so, at the top.
     """
     outcome, curves, *others = run_sections(folder, facts)
+    first = [section for section in task_sections if section.at_top]
+    later = [section for section in task_sections if not section.at_top]
     lead = page.join([_lead(facts), _tiles(facts)])
     try:
         write_summary(folder, facts)
-        page.write_page(
-            folder / REPORT, f"{facts.task}: {facts.name}", [outcome, curves, *task_sections, *others], lead
-        )
+        sections = [*first, outcome, curves, *later, *others]
+        page.write_page(folder / REPORT, f"{facts.task}: {facts.name}", sections, lead)
     except OSError as error:
         print(f"report: {folder / REPORT} could not be written: {error}", flush=True)
 
