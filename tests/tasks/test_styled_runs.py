@@ -40,7 +40,7 @@ def test_fashion(styled_fit, cli, files, runs):
         "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
     )
     exported = cli(
-        "export", "--ckpt_path", runs / "fashion", "--output", runs / "exported", "--formats", "safetensors"
+        "export", "--ckpt_path", runs / "fashion", "--output", runs / "exported", "--format", "safetensors"
     )
     assert exported.code == 0, exported.err
     config = json.loads((runs / "exported/config.json").read_text())
@@ -90,8 +90,8 @@ def test_lists_are_words_or_written_out(fit_parser, given, styles):
 REFUSED = {
     "--data.styles contrast sepia": "data.styles: expected one of contrast, brightness, colour, polarity, "
     "blur, noise, got 'sepia' (on the command line)",
-    "--data.styles contrast --data.held_back blur": "data.held_back: expected some of data.styles (contrast), "
-    "got blur",
+    "--data.styles contrast --data.held_back blur": "data.held_back: expected some of data.styles "
+    "(contrast), got blur",
     "--data.contrast 0.5": "data.contrast: expected none beside data.styles",
     "--data.train_samples 9": "data.train_samples: expected an image for each of 10 classes or more, got 9",
     "--data.train_samples 1169": "expected at most the 1,168 training images that there are, got 1,169",
