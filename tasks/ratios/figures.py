@@ -192,6 +192,8 @@ def spreads(epochs: Sequence[Epoch]) -> Figure:
 
 def variance_parts(layers: Sequence[LayerRatios], title: str) -> Figure:
     """The standard deviation of λ by layer, its square divided into between and within the classes."""
+    from matplotlib.ticker import MaxNLocator
+
     drawing, axes = figures.plot(4.6, _height(len(layers)) + 0.9)
     total = np.array([float(np.sqrt((layer.std**2).sum())) for layer in layers])
     between = np.array([layer.between for layer in layers])
@@ -204,6 +206,7 @@ def variance_parts(layers: Sequence[LayerRatios], title: str) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("std of λ over samples (0: a constant)", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_title(title, fontsize=10, loc="left")
     if has_classes:
         parts = {"share of the variance between classes": HEAT_COLOR, "within classes": OTHER_COLOR}

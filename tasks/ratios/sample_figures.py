@@ -105,7 +105,7 @@ def sample_name(found: Collected, place: int) -> str:
 def sheet(album: Album, name: str, found: Collected, places: Sequence[int], captions: Sequence[str]) -> Html:
     """Thumbnails of samples in a row, and the same as a PNG file."""
     data = found.trained.data
-    images = [_picture(data, found.split, int(found.indices[place])) for place in places]
+    images = [picture_of(data, found.split, int(found.indices[place])) for place in places]
     album.save_sheet(name, images)
     samples = (data.sample_name(found.split, int(found.indices[place])) for place in places)
     return figures.pictures(
@@ -116,10 +116,13 @@ def sheet(album: Album, name: str, found: Collected, places: Sequence[int], capt
     )
 
 
-def _picture(data: BaseDataModule, split: str, index: int) -> Tensor:
-    """A sample as bytes (3, H, W)."""
+def picture_of(data: BaseDataModule, split: str, index: int) -> Tensor:
+    """A sample as bytes (3, H, W): as the data module shows it, else as the network sees it."""
     import torch
 
+    if picture := getattr(data, "picture", None):
+        shown: Tensor = picture(split, index)
+        return shown
     image = SeededDataset(data.examples(split), data.seed)[0, index][0]
     bytes_of: Callable[[Tensor], Tensor] = data.as_bytes  # type: ignore[attr-defined]
     return image if image.dtype == torch.uint8 else bytes_of(image)

@@ -85,7 +85,7 @@ def worth_in_words(worth: Worth) -> str:
     points, error = 100 * (worth.own - way.value), 100 * 2 * way.error
     within = f", ± {error:.2g}" if error > 0 else ""
     numbers = (
-        f"{worth.metric} {_percent(worth.own)} → {_percent(way.value)} on {worth.samples:,} {worth.split} "
+        f"{worth.metric} {100 * worth.own:.2f} → {100 * way.value:.2f} % on {worth.samples:,} {worth.split} "
         f"samples{within}"
     )
     if points > 0 and not points <= error:

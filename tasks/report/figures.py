@@ -43,7 +43,7 @@ def over_epochs(axes: Axes, size: float = 9) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch", fontsize=size)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def heat_colors() -> LinearSegmentedColormap:

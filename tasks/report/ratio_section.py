@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tasks.report import page
 from tasks.report.page import Html, Section
 
 if TYPE_CHECKING:
+    from tasks.data import BaseDataModule
     from tasks.ratios.dying import Dying
     from tasks.ratios.figures import Album
     from tasks.ratios.survey import LayerRatios
@@ -32,17 +33,7 @@ _CLASSES = (
 )
 
 
-class Pictures(Protocol):
-    """What is asked of a data module; one without pictures has names alone."""
-
-    def sample_name(self, split: str, index: int) -> str:
-        """Name of an example."""
-
-    def class_name(self, index: int) -> str:
-        """Name of a class."""
-
-
-def ratio_sections(folder: Path, data: Pictures | None = None) -> list[Section]:
+def ratio_sections(folder: Path, data: BaseDataModule | None = None) -> list[Section]:
     """The sections on the layers of a run: those that die, and what they mix, where they do either.
 
     Args:
@@ -69,12 +60,12 @@ def _dying(found: Sequence[Dying]) -> Html:
     return page.join([text, page.table(header, rows, "Layers whose output dies", "lrrr")])
 
 
-def _section(folder: Path, epochs: Sequence[Epoch], data: Pictures | None) -> Html:
+def _section(folder: Path, epochs: Sequence[Epoch], data: BaseDataModule | None) -> Html:
     from tasks.ratios import figures
     from tasks.ratios.table import read_by_class
 
     layers = epochs[-1].layers
-    bars = figures.composition(layers, "What each layer mixes, from input to output")
+    bars = figures.composition(layers, "What each layer mixes")
     first = figures.Album().add(bars, "composition", "Mean ratio of each normalizer by layer")
     by_class = read_by_class(folder)
     return page.join(
@@ -104,7 +95,7 @@ def _worth(folder: Path, layers: Sequence[LayerRatios]) -> str:
     return f"Whether the choice per sample matters for the score is told by {command}"
 
 
-def _samples(folder: Path, layers: Sequence[LayerRatios], data: Pictures | None) -> Html:
+def _samples(folder: Path, layers: Sequence[LayerRatios], data: BaseDataModule | None) -> Html:
     """The samples that take least and most of a normalizer, or why there are none to show."""
     from tasks.ratios.by_sample import read_by_sample
     from tasks.ratios.run_figures import extremes
@@ -136,17 +127,17 @@ def _samples(folder: Path, layers: Sequence[LayerRatios], data: Pictures | None)
     return page.card(title, told, page.join(rows))
 
 
-def _sample(data: Pictures | None, index: int, ratio: float, label: int) -> Html:
+def _sample(data: BaseDataModule | None, index: int, ratio: float, label: int) -> Html:
     from tasks.report import figures
 
     caption = f"{ratio:.3f}"
-    picture = getattr(data, "picture", None)
-    if data is None or picture is None:
-        name = data.sample_name("val", index) if data else f"sample {index}"
-        return page.html(f"{name} ({caption}) ")
+    if data is None:
+        return page.html(f"sample {index} ({caption}) ")
+    from tasks.ratios.sample_figures import picture_of
+
     named = f" of class {data.class_name(label)}" if label >= 0 else ""
     alt = f"validation sample {data.sample_name('val', index)}{named}, λ {caption}"
-    return figures.picture(picture("val", index), alt, caption)
+    return figures.picture(picture_of(data, "val", index), alt, caption)
 
 
 def _row(parts: Sequence[Html]) -> Html:

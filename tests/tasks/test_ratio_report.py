@@ -114,7 +114,27 @@ def test_the_page_shows_the_samples_with_their_ratios(tmp_path):
     assert positions == sorted(positions)
     assert "Which samples take least and most of bn" in text and "λ moves in no layer" not in text
     assert "class &lt;0&gt;" in text and "class <0>" not in text
-    assert "val-" in page_of(tmp_path, None) or "sample 1" in page_of(tmp_path, None)
+    assert f"sample {found.indices[order[0]]} ({found.vectors[order[0], 5]:.3f})" in page_of(tmp_path, None)
+
+
+def test_a_data_module_without_pictures_shows_what_the_network_sees(tmp_path):
+    class Plain:
+        seed = 0
+
+        def examples(self, split):
+            return {100 + index: (torch.full((3, 8, 8), index / 40), 0) for index in range(40)}
+
+        def as_bytes(self, image):
+            return (255 * image).to(torch.uint8)
+
+        def sample_name(self, split, index):
+            return f"{split}-{index}"
+
+        def class_name(self, index):
+            return str(index)
+
+    run_of(tmp_path)
+    assert page_of(tmp_path, Plain()).count("<img") == 16
 
 
 def test_where_nothing_moves_the_page_says_so(tmp_path):

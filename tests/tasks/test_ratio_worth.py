@@ -227,7 +227,7 @@ def test_the_table_comes_back_as_it_was_written(tmp_path):
 
 def test_the_sentence_says_what_the_numbers_do():
     told = worth_in_words(WORTH)
-    assert "costs 3 points (top-1 95.0 % → 92.0 % on 1,000 test samples, ± 0.8)" in told
+    assert "costs 3 points (top-1 95.00 → 92.00 % on 1,000 test samples, ± 0.8)" in told
     assert "worth nothing that these samples can show" in worth_in_words(with_shuffled(value=0.945))
     assert "changes the score by -0.5 points" in worth_in_words(with_shuffled(value=0.945))
     assert "does harm here" in worth_in_words(with_shuffled(value=0.97))
