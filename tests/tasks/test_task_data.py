@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from task_paths import DIGITS
 from torch.utils.data import DataLoader
 
@@ -178,7 +179,8 @@ def test_predictions_are_the_models_own(fit, cli, small, runs):
     settings = {k: v for k, v in stored["hyper_parameters"].items() if not k.startswith("_")}
     model = ClassificationModule(**settings).eval()
     model.load_state_dict(stored["state_dict"])
-    data = DigitsDataModule(image_size=16, seed=0)
+    styles = yaml.safe_load(DIGITS.read_text())["data"]["styles"]
+    data = DigitsDataModule(image_size=16, seed=0, styles=styles)
     data.setup("predict")
     dataset = SeededDataset(data.examples("predict"), seed=0)
     assert len(rows) == len(dataset)
