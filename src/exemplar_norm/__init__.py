@@ -4,6 +4,7 @@ from exemplar_norm.backends import backend
 from exemplar_norm.calibrate import calibrate
 from exemplar_norm.conditional import ConditionalNorm1d, ConditionalNorm2d, ConditionalNorm3d
 from exemplar_norm.convert import convert_norm
+from exemplar_norm.diagnosis import GateDiagnosis, diagnose_gates
 from exemplar_norm.exemplar import ExemplarNorm1d, ExemplarNorm2d, ExemplarNorm3d
 from exemplar_norm.ratios import record_ratios, replace_ratios
 from exemplar_norm.registry import NORMS
@@ -27,6 +28,7 @@ __all__ = [
     "ExemplarNorm1d",
     "ExemplarNorm2d",
     "ExemplarNorm3d",
+    "GateDiagnosis",
     "SparseSwitchNorm1d",
     "SparseSwitchNorm2d",
     "SparseSwitchNorm3d",
@@ -36,6 +38,7 @@ __all__ = [
     "backend",
     "calibrate",
     "convert_norm",
+    "diagnose_gates",
     "load_weights",
     "record_ratios",
     "replace_ratios",
