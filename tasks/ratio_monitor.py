@@ -199,6 +199,8 @@ class RatioMonitor(Callback):
                 self._samples.add(rows, batch[2] if len(batch) > 2 else None, labels)
         if self._is_compiled and batch_idx == dataloader_idx == 0 and self._is_followed(trainer):
             self._take_outputs()
+            if not self._surveys["val"].names:  # there is nothing else to read: the rest runs compiled
+                self._open.close()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and log the mixtures."""

@@ -107,6 +107,28 @@ def saved(state, folder):
     return folder / "state.ckpt"
 
 
+def test_a_compiled_network_without_mixtures_is_read_in_one_batch_of_a_validation(tmp_path):
+    model, calls = ClassificationModule(network="digits_resnet", norm="bn"), []
+
+    def backend(graph, inputs):
+        def run(*args):
+            calls.append(model.training)
+            return graph(*args)
+
+        return run
+
+    model.network.conv1.compile(backend=backend)
+    callback = RatioMonitor(tmp_path)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[callback], max_epochs=1, limit_train_batches=2,
+        limit_val_batches=3, num_sanity_val_steps=0, use_distributed_sampler=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=DigitsDataModule(image_size=16, batch_size=16))
+    assert calls == [True, True, False, False], "the first batch of three runs uncompiled, to be read"
+    assert len(callback.state_dict()["before"]) == 17
+
+
 def test_the_deviation_of_an_output_does_not_see_its_mean():
     layers = {"a": NORMS["bn"](3), "b": NORMS["sn"](3)}
     for layer in layers.values():
