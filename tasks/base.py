@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
 from exemplar_norm import sync_norm
+from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.switch import SparseSwitchNorm
 from tasks.callbacks import PredictionsCSV
 from tasks.errors import UserError
@@ -28,6 +29,10 @@ from tasks.optim import (
 from tasks.report import Section
 from tasks.samplers import seed_for
 from tasks.sparsity import SparsitySchedule
+
+
+GATE_RATES = "gate_rates"
+"""Entry of a checkpoint: the factor on the gradients of each exemplar layer's FC₂."""
 
 
 class BaseModule(pl.LightningModule):
@@ -123,6 +128,22 @@ class BaseModule(pl.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
             self.network.compile()  # in place: the names of the parameters stay
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note how fast the gates learn: of a network that was converted from trained weights, slowly.
+
+        A resumed run is built without those weights, so that only the checkpoint tells.
+        """
+        checkpoint[GATE_RATES] = {name: layer.gate.rate for name, layer in self._exemplar_layers()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the gates learn as fast as in the run that is resumed."""
+        rates = checkpoint.get(GATE_RATES, {})
+        for name, layer in self._exemplar_layers():
+            layer.gate.rate = rates.get(name, layer.gate.rate)
+
+    def _exemplar_layers(self) -> list[tuple[str, ExemplarNorm]]:
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, ExemplarNorm)]
 
     def configure_callbacks(self) -> list[Callback]:
         """SSN's schedule, where the network has such layers."""

@@ -22,9 +22,13 @@ class NormOptions(TypedDict, total=False):
 
     normalizers: list[Literal["in", "ln", "bn", "gn"]]
     reduction: int
+    reduced: int
     hidden: int
     groups: int
     descriptor: Literal["mean", "mean_std"]
+    correlations: Literal["plain", "standardised", "scale_free"]
+    gate_start: Literal["zero", "random"]
+    gate_rate: float | None
     eps: float
     momentum: float | None
     sync: bool

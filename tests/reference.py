@@ -40,8 +40,13 @@ def statistics(
     raise AssertionError(normalizer)
 
 
-def gate(descriptor_KD: list[list[Tensor]], params: Params) -> list[Tensor]:
-    """One sample's λ: grouped 1×1 reduction, correlations of the K rows, tanh layer, softmax."""
+def gate(
+    descriptor_KD: list[list[Tensor]], params: Params, correlations: str = "plain", rate: float = 1.0
+) -> list[Tensor]:
+    """One sample's λ: grouped 1×1 reduction, correlations of the K rows, tanh layer, softmax.
+
+    ``rate`` multiplies the gradients of the last layer.
+    """
     K = len(descriptor_KD)
     conv = params["gate.conv.weight"]
     outputs, width = conv.shape[0], conv.shape[1]
@@ -51,8 +56,19 @@ def gate(descriptor_KD: list[list[Tensor]], params: Params) -> list[Tensor]:
     ]
     v = [sum(a * b for a, b in zip(z[k], z[q], strict=True)) for k in range(K) for q in range(K)]
 
+    if correlations == "scale_free":
+        size = sum(v[k * K + k] for k in range(K)) / K
+        v = [value / (size + 1e-6) for value in v]
+    if correlations == "standardised":
+        pairs = zip(params["gate.correlation_mean"], params["gate.correlation_var"], strict=True)
+        v = [
+            (value - mean) / torch.sqrt(var + (1e-3 * mean) ** 2 + 1e-12)
+            for value, (mean, var) in zip(v, pairs, strict=True)
+        ]
+
     w1, b1 = params["gate.fc1.weight"], params["gate.fc1.bias"]
     w2, b2 = params["gate.fc2.weight"], params["gate.fc2.bias"]
+    w2, b2 = (rate * value + (1 - rate) * value.detach() for value in (w2, b2))
     h = [torch.tanh(sum(w1[i, j] * v[j] for j in range(K * K)) + b1[i]) for i in range(w1.shape[0])]
     logits = [sum(w2[k, i] * h[i] for i in range(len(h))) + b2[k] for k in range(K)]
     # λ does not change when all logits move together; this keeps exp in range.
@@ -70,6 +86,8 @@ def exemplar_norm(
     eps: float = 1e-5,
     training: bool = True,
     descriptor: str = "mean",
+    correlations: str = "plain",
+    gate_rate: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Exemplar Normalization in float64: y of x's shape and λ (N, K)."""
     x, params = x.double(), {name: value.double() for name, value in params.items()}
@@ -89,7 +107,7 @@ def exemplar_norm(
             if descriptor == "mean_std":
                 row += [torch.sqrt((pooled[c][1] + eps) / (stats[k][c][1] + eps)) for c in range(C)]
             rows.append(row)
-        ratio = gate(rows, params)
+        ratio = gate(rows, params, correlations, gate_rate)
 
         channels = []
         for c in range(C):

@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -72,11 +72,9 @@ class MomentLayer(RunningStatistics):
             raise ValueError(
                 f"groups: expected a divisor of num_features = {self.num_features}, got {self.groups}"
             )
-        if not _is_real(eps) or not 0 <= eps < math.inf:
-            raise ValueError(f"eps: expected a number that is not negative, got {eps!r}")
+        self.eps = check_not_negative("eps", eps)
         if momentum is not None and (not _is_real(momentum) or not 0 <= momentum <= 1):
             raise ValueError(f"momentum: expected a number in [0, 1] or None, got {momentum!r}")
-        self.eps = float(eps)
         self.momentum = None if momentum is None else float(momentum)
         self.sync = sync
         self.process_group = process_group
@@ -174,6 +172,21 @@ def check_positive(name: str, value: int) -> int:
     if number < 1:
         raise ValueError(f"{name}: expected a positive whole number, got {value!r}")
     return number
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """Return `value` as a float; ValueError if it is not a finite number from 0 on."""
+    if not _is_real(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a number that is not negative, got {value!r}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> Any:
+    """Return `value`; ValueError if it is none of those of a Literal."""
+    if value not in get_args(choices):
+        expected = " or ".join(f'"{choice}"' for choice in get_args(choices))
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return value
 
 
 def _is_real(value: object) -> bool:

@@ -62,6 +62,7 @@ def _carry(name: str, source: Source, new: nn.Module) -> None:
         weight, bias = one_normalizer_affine(new, source.normalizer, source.weight, source.bias)
         new.weight.copy_(weight)
         new.bias.copy_(bias)
+        new.slow_gate()
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:
@@ -90,11 +91,17 @@ def _check_preservable(name: str, source: Source, new: ExemplarNorm) -> None:
     # What a layer's function hangs on besides its state; groups of a layer without "gn" do nothing.
     fixed = ["eps"]
     if isinstance(old, ExemplarNorm):
-        fixed += ["normalizers", "descriptor", "reduction", "hidden"] + ["groups"] * ("gn" in names)
+        fixed += ["normalizers", "descriptor", "correlations", "reduction", "hidden"]
+        fixed += ["groups"] * ("gn" in names)
     elif kind not in names:
         raise ValueError(
             f"{where}: its function is kept only if {kind!r} is among the normalizers, got {names}: "
             f"pass normalizers={(*names, kind)}, {anyway}"
+        )
+    elif new.gate_start != "zero":
+        raise ValueError(
+            f'{where}: its function is kept only with gate_start="zero", got {new.gate_start!r}: '
+            f"leave gate_start out, {anyway}"
         )
     elif kind == "gn":
         fixed += ["groups"]

@@ -37,7 +37,8 @@ def load_weights(
 
     - the family's own state;
     - BatchNorm's state into an exemplar layer with "bn" among its normalizers: the network then computes
-      what the BatchNorm network did (see `convert_norm`), and the gate's last layer is set to zero;
+      what the BatchNorm network did (see `convert_norm`), the gate's last layer is set to zero and learns as
+      slowly as after a conversion;
     - the layout of the public Switchable Normalization code, `weight` (1, C, 1, 1) and `running_mean`
       (1, C, 1), and of the public SSN code, into the layer of the same number of normalizers (as plain
       `load_state_dict` does too). Their order is in, ln, bn (ln, bn in the 1d layer; in, ln without bn).
@@ -65,8 +66,12 @@ def load_weights(
     # A shared layer has its state under each of its names.
     modules = model.named_modules(remove_duplicate=False)
     layers = [(name, module) for name, module in modules if isinstance(module, MomentLayer)]
-    for name, layer in layers:
-        _translate(state, _prefix(model, name), name, layer, running_statistics)
+    from_batch_norm = [
+        layer
+        for name, layer in layers
+        if _translate(state, _prefix(model, name), name, layer, running_statistics)
+        and isinstance(layer, ExemplarNorm)
+    ]
     without_radius = _keep_radius(state, layers)
     own = model.state_dict()
     problems = [
@@ -84,6 +89,8 @@ def load_weights(
     if any(problems):
         raise ValueError("checkpoint does not fit the network: " + "; ".join(p for p in problems if p))
     model.load_state_dict(state)
+    for layer in from_batch_norm:
+        layer.slow_gate()
     if without_radius:
         logger.warning("checkpoint without radius, own kept: %s", _listed("layers", without_radius))
     return model
@@ -112,8 +119,8 @@ def _prefix(model: nn.Module, name: str) -> str:
     return f"{parent if holds_activation else name}." if name else ""
 
 
-def _translate(state: State, old: str, name: str, layer: MomentLayer, running_statistics: bool) -> None:
-    """Replace the layer's entries under the prefix `old` by those of its own layout."""
+def _translate(state: State, old: str, name: str, layer: MomentLayer, running_statistics: bool) -> bool:
+    """Replace the layer's entries under the prefix `old` by its own; whether they were BatchNorm's."""
     new = f"{name}." if name else ""
     own = layer.state_dict()
     has_gate = any(prefix + "gate.fc1.weight" in state for prefix in (old, new))
@@ -137,6 +144,7 @@ def _translate(state: State, old: str, name: str, layer: MomentLayer, running_st
             "sums over batches can be: load with running_statistics=False, then calibrate"
         )
     state.update({new + key: value for key, value in found.items()})
+    return is_batch_norm
 
 
 def _is_variance(value: Tensor | None) -> bool:

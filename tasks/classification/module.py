@@ -144,6 +144,7 @@ class ClassificationModule(BaseModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the inputs are, so that the checkpoint can be used without the data set."""
+        super().on_save_checkpoint(checkpoint)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             checkpoint[INPUTS] = asdict(Inputs.of(data))

@@ -220,6 +220,7 @@ class NoisyLabelsModule(ClassificationModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from it; evaluation needs the networks alone."""
+        super().on_load_checkpoint(checkpoint)
         if self.trainer.state.fn != "fit":
             return
         state = checkpoint[STATE]

@@ -18,7 +18,7 @@ from exemplar_norm.kernels.triton_map import WARPS
 
 CAPABILITIES = (80, 90, 100)
 MAPS = ("x", "y", "dy", "dz", "dx", "residual")  # tensors of X's size and dtype
-FLOATS = ("eps", "momentum", "unbiased")
+FLOATS = ("eps", "rate", "momentum", "unbiased")
 INTEGERS = {
     "C", "S", "N", "H", "R", "stride_n", "stride_c", "stride_s", "chunk", "rows", "parts", "groups", "run",
 }  # fmt: skip

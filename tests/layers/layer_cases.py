@@ -59,6 +59,8 @@ class Case:
             eps=self.eps,
             training=training,
             descriptor=self.options.get("descriptor", "mean"),
+            correlations=self.options.get("correlations", "plain"),
+            gate_rate=self.options.get("gate_rate", 1.0),
         )
 
 
@@ -75,9 +77,9 @@ def randomise(layer: nn.Module) -> nn.Module:
         for value in layer.parameters():
             value.copy_(torch.randn(value.shape))
         for name, value in layer.named_buffers():
-            if name.endswith("running_mean"):
+            if name.endswith(("running_mean", "correlation_mean")):
                 value.copy_(torch.randn(value.shape))
-            if name.endswith("running_var"):
+            if name.endswith(("running_var", "correlation_var")):
                 value.copy_(torch.rand(value.shape) + 0.5)
     return layer
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from exemplar_norm.backends import refuse_double_backward
 
 Pair = tuple[Tensor, Tensor]
-Triple = tuple[Tensor, Tensor, Tensor]
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class MapSettings(NamedTuple):
@@ -30,6 +30,8 @@ class MapSettings(NamedTuple):
     """Whether the gate sees sqrt((v + ε) / (σ²_k + ε)) too."""
     own_batch: bool
     """Whether "bn" is taken over this batch, so that its gradient goes back into the moments."""
+    rate: float = 1.0
+    """Factor on the gradients of FC₂."""
 
 
 class MapParameters(NamedTuple):
@@ -46,8 +48,10 @@ class MapParameters(NamedTuple):
 
 def exemplar_map(
     mean: Tensor, var: Tensor, batch: Pair | None, parameters: MapParameters, settings: MapSettings
-) -> Triple:
-    """A = Σ_k γ_k λ_k / sqrt(σ²_k + ε) and B = Σ_k γ_k λ_k x̂_k + Σ_k β_k, each (N, C), and λ (N, K).
+) -> Found:
+    """A = Σ_k γ_k λ_k / sqrt(σ²_k + ε) and B = Σ_k γ_k λ_k x̂_k + Σ_k β_k, each (N, C), λ (N, K), v (N, K²).
+
+    The gate's correlations v are for its averages and have no gradient.
 
     Args:
         mean: m (N, C).
@@ -57,8 +61,8 @@ def exemplar_map(
         settings: the rest.
     """
     mu, sigma2 = batch or (None, None)
-    scale, shift, ratio = _ExemplarMap.apply(mean, var, mu, sigma2, settings, *parameters)
-    return scale, shift, ratio
+    scale, shift, ratio, correlations = _ExemplarMap.apply(mean, var, mu, sigma2, settings, *parameters)
+    return scale, shift, ratio, correlations
 
 
 class _ExemplarMap(torch.autograd.Function):
@@ -66,7 +70,7 @@ class _ExemplarMap(torch.autograd.Function):
     def forward(
         ctx: Any, mean: Tensor, var: Tensor, mu: Tensor | None, sigma2: Tensor | None,
         settings: MapSettings, *values: Tensor,
-    ) -> Triple:  # fmt: skip
+    ) -> Found:  # fmt: skip
         p = MapParameters(*values)
         normed, rstd = standardise(mean, var, mu, sigma2, settings)
         z = _project(normed, rstd, var, p.conv, settings)
@@ -77,12 +81,13 @@ class _ExemplarMap(torch.autograd.Function):
         scale, shift = (mixed * rstd).sum(0), mixed.mul_(normed).sum(0).add_(p.bias.sum(0))
         ctx.settings = settings
         ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(correlations)
         ctx.save_for_backward(mean, var, mu, normed, rstd, z, correlations, hidden, ratio, *values)
-        return scale, shift, ratio
+        return scale, shift, ratio, correlations
 
     @staticmethod
     def backward(
-        ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_own_ratio: Tensor | None
+        ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_own_ratio: Tensor | None, _: None
     ) -> tuple[Any, ...]:
         refuse_double_backward()
         # Once only: a recomputed activation is unpacked a single time.
@@ -109,7 +114,7 @@ def _map_backward(
     if d_own_ratio is not None:
         d_ratio = d_ratio + d_own_ratio
     d_weight = torch.bmm(ratio.t()[:, None], d_mixed)[:, 0]
-    d_z, gate_gradients = _gate_backward(d_ratio, z, correlations, hidden, ratio, p)
+    d_z, gate_gradients = _gate_backward(d_ratio, z, correlations, hidden, ratio, p, settings.rate)
     mixed = ratio.t()[:, :, None] * p.weight[:, None]
     d_normed = mixed * d_shift
     d_conv, d_deviation = _project_backward(d_z, d_normed, normed, rstd, var, p.conv, settings)
@@ -171,8 +176,9 @@ def _grouped(conv: Tensor, normed: Tensor) -> Tensor:
 
 
 def _gate_backward(
-    d_ratio: Tensor, z: Tensor, correlations: Tensor, hidden: Tensor, ratio: Tensor, p: MapParameters
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    d_ratio: Tensor, z: Tensor, correlations: Tensor, hidden: Tensor, ratio: Tensor, p: MapParameters,
+    rate: float,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
     """Gradients of z (K, N, G) and of FC₁ and FC₂."""
     K = ratio.shape[1]
     d_logits = torch._softmax_backward_data(d_ratio, ratio, 1, ratio.dtype)
@@ -180,6 +186,8 @@ def _gate_backward(
     d_correlations = (d_hidden @ p.fc1_weight).view(-1, K, K)
     symmetric = d_correlations + d_correlations.transpose(1, 2)
     d_z = torch.bmm(symmetric, z.permute(1, 0, 2)).permute(1, 0, 2)
+    if rate != 1:  # from here on they go to FC₂ alone
+        d_logits = d_logits * rate
     gradients = (d_hidden.t() @ correlations, d_hidden.sum(0), d_logits.t() @ hidden, d_logits.sum(0))
     return d_z, gradients
 

@@ -128,7 +128,7 @@ def collect_kernel(
     mean, var, set_mean, set_var, batch_mean, batch_var, weight, conv, ratio, d_scale, d_shift, d_z,
     ln_sums, correlations, hidden, d_logits, d_hidden, d_mean, d_var, d_batch_mean, d_batch_var,
     d_weight, d_bias, d_conv, d_fc1_weight, d_fc1_bias, d_fc2_weight, d_fc2_bias,
-    N, C, groups, eps, H, R, run,
+    N, C, groups, eps, H, R, run, rate,
     K: tl.constexpr, IN: tl.constexpr, LN: tl.constexpr, GN: tl.constexpr, BN: tl.constexpr,
     OWN_BATCH: tl.constexpr, DEVIATION: tl.constexpr, KP: tl.constexpr, HP: tl.constexpr, X: tl.constexpr,
     Y: tl.constexpr,
@@ -142,7 +142,7 @@ def collect_kernel(
     if pid == tl.num_programs(0) - 1:
         linear_gradients(
             correlations, hidden, d_logits, d_hidden, d_fc1_weight, d_fc1_bias, d_fc2_weight, d_fc2_bias,
-            N, H, K, KP, HP,
+            N, H, rate, K, KP, HP,
         )  # fmt: skip
     else:
         k = tl.arange(0, KP)[:, None, None]
@@ -212,10 +212,10 @@ def collect_kernel(
 
 @triton.jit
 def linear_gradients(
-    correlations, hidden, d_logits, d_hidden, d_fc1_weight, d_fc1_bias, d_fc2_weight, d_fc2_bias, N, H,
+    correlations, hidden, d_logits, d_hidden, d_fc1_weight, d_fc1_bias, d_fc2_weight, d_fc2_bias, N, H, rate,
     K: tl.constexpr, KP: tl.constexpr, HP: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of FC₁ and FC₂, sums of outer products over samples."""
+    """Gradients of FC₁ and FC₂, sums of outer products over samples; FC₂'s times `rate`."""
     h = tl.arange(0, HP)
     row = tl.arange(0, KP)
     pair = tl.arange(0, KP * KP)
@@ -237,6 +237,6 @@ def linear_gradients(
         mask=(h < H)[:, None] & (pair < K * K)[None, :],
     )  # fmt: skip
     of_fc2 = (row < K)[:, None] & (h < H)[None, :]
-    tl.store(d_fc2_weight + row[:, None] * H + h[None, :], sum_fc2, mask=of_fc2)
+    tl.store(d_fc2_weight + row[:, None] * H + h[None, :], sum_fc2 * rate, mask=of_fc2)
     tl.store(d_fc1_bias + h, sum_bias1, mask=h < H)
-    tl.store(d_fc2_bias + row, sum_bias2, mask=row < K)
+    tl.store(d_fc2_bias + row, sum_bias2 * rate, mask=row < K)

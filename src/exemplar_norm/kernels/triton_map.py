@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exemplar_norm.backends import refuse_double_backward
 from exemplar_norm.kernels import map_backward_tiles, map_tiles
-from exemplar_norm.kernels.exemplar_map import MapParameters, MapSettings, Pair, Triple
+from exemplar_norm.kernels.exemplar_map import Found, MapParameters, MapSettings, Pair
 
 # Larger ones would not stay in registers.
 _MAX_HIDDEN, _MAX_REDUCTION, _MAX_GROUP = 64, 256, 256
@@ -42,7 +42,7 @@ def fits(channels: int, parameters: MapParameters, settings: MapSettings) -> boo
 def exemplar_map(
     mean: Tensor, var: Tensor, batch: Pair | None, running: Running | None, parameters: MapParameters,
     settings: MapSettings,
-) -> Triple:  # fmt: skip
+) -> Found:  # fmt: skip
     """See `exemplar_map.exemplar_map`; with `settings.own_batch` the statistics of "bn" are taken here.
 
     Args:
@@ -54,8 +54,9 @@ def exemplar_map(
         settings: the rest.
     """
     mu, sigma2 = batch or (None, None)
-    scale, shift, ratio = _TritonMap.apply(mean, var, mu, sigma2, running, settings, *parameters)
-    return scale, shift, ratio
+    found = _TritonMap.apply(mean, var, mu, sigma2, running, settings, *parameters)
+    scale, shift, ratio, correlations = found
+    return scale, shift, ratio, correlations
 
 
 def _constants(C: int, p: MapParameters, settings: MapSettings) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class _TritonMap(torch.autograd.Function):
     def forward(
         ctx: Any, mean: Tensor, var: Tensor, mu: Tensor | None, sigma2: Tensor | None,
         running: Running | None, settings: MapSettings, *values: Tensor,
-    ) -> Triple:  # fmt: skip
+    ) -> Found:  # fmt: skip
         p = MapParameters(*(value.contiguous() for value in values))
         (N, C), K, H = mean.shape, len(settings.normalizers), p.fc1_bias.shape[0]
         statistics = _pool(mean, var, running, settings)
@@ -121,12 +122,13 @@ class _TritonMap(torch.autograd.Function):
         )  # fmt: skip
         ctx.settings = settings
         ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(correlations)
         ctx.save_for_backward(mean, var, *statistics, correlations, hidden, ratio, *p)
-        return scale, shift, ratio
+        return scale, shift, ratio, correlations
 
     @staticmethod
     def backward(
-        ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_ratio: Tensor | None
+        ctx: Any, d_scale: Tensor | None, d_shift: Tensor | None, d_ratio: Tensor | None, _: None
     ) -> tuple[Any, ...]:
         refuse_double_backward()
         mean, var, *rest = ctx.saved_tensors
@@ -152,7 +154,7 @@ class _TritonMap(torch.autograd.Function):
         gradients[1] = mean.new_empty(C)  # β's rows have one gradient
         map_backward_tiles.collect_kernel[(triton.cdiv(C, across * run) + 1,)](
             mean, var, *statistics, p.weight, p.conv, ratio, *upstream, d_z, ln_sums, correlations, hidden,
-            d_logits, d_hidden, *moments, *batch, *gradients, *sizes, run,
+            d_logits, d_hidden, *moments, *batch, *gradients, *sizes, run, settings.rate,
             OWN_BATCH=settings.own_batch, X=across, Y=width, **constants, num_warps=WARPS,
         )  # fmt: skip
         gradients[1] = gradients[1].expand(K, C)
