@@ -79,7 +79,7 @@ def test_runs_go_beside_each_other_and_once(compare, folder, tmp_path):
     assert (after["--model.lr"], after["--wandb.mode"], after["--test"], after["--resume"]) == (
         "0.05", "disabled", "true", "auto",
     )  # fmt: skip
-    assert "en seed 4: finished  epoch 3/20  val/top1 0.7040" in outcome.out
+    assert "en seed 4: finished  epoch 3/16  val/top1 0.7040" in outcome.out
     with (folder / "compare.csv").open(newline="") as file:
         rows = {(row["norm"], row["seed"]): row for row in csv.DictReader(file)}
     assert float(rows["en", "4"]["test"]) == pytest.approx(0.89)
