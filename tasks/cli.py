@@ -19,7 +19,7 @@ from tasks.errors import UserError
 from tasks.loggers import RunRecord, build_loggers
 from tasks.parsing import StrictParser
 from tasks.preemption import StopOnSignal
-from tasks.preflight import config_files, is_first_process, with_bases
+from tasks.preflight import config_files, is_first_process, with_bases, with_options_of_norm
 from tasks.quiet import quiet_lightning
 from tasks.ratio_monitor import RatioMonitor
 from tasks.report.meter import Meter
@@ -80,7 +80,7 @@ class ExperimentCLI(CommandLine):
             parser_kwargs={"parser_mode": "omegaconf"},  # ${…} in configuration files
             trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
             seed_everything_default=0,
-            args=with_bases(self.command_line),
+            args=with_options_of_norm(with_bases(self.command_line)),
             auto_configure_optimizers=False,
         )
 

@@ -111,6 +111,34 @@ def with_bases(args: Sequence[str]) -> list[str]:
     return expanded
 
 
+def with_options_of_norm(args: Sequence[str]) -> list[str]:
+    """The arguments; without the normalizer's options of a file, where another normalizer came after them.
+
+    A configuration that names a normalizer gives the options of that one. `--model.norm sn` behind it would
+    find them unknown. What is left out is said.
+    """
+    norm, owner, path = "", "", None
+    files = config_files(args)
+    for position, option, value in _options(args):
+        for file in (file for file in files if file.position == position):  # bases first
+            model = file.tree if file.prefix == "model" else file.tree.get("model")
+            if not isinstance(model, dict):
+                continue
+            norm = str(model.get("norm", norm))
+            if "norm_options" in model:
+                owner, path = norm, file.path if model["norm_options"] else None
+        name = option.removeprefix("--")
+        if name == "model.norm":
+            norm = value
+        elif name.startswith("model.norm_options"):
+            path = None
+    if path is None or not owner or owner == norm:
+        return list(args)
+    if is_first_process():
+        print(f"norm {norm}: the options of {owner} in {path} are left out", file=sys.stderr, flush=True)
+    return [*args, "--model.norm_options", "null"]
+
+
 def where_set(key: str, args: Sequence[str]) -> str:
     """'on the command line' or 'in <file>': where `key` got its value, '' where that cannot be told."""
     place, related = "", ""
