@@ -51,6 +51,8 @@ DATA: dict[str, Callable[[int], Any]] = {
     "styled": lambda seed: gate_choice.DATA["styled"](seed=seed),
     "fashion": lambda seed: FashionDataModule(seed=seed, styles=list(STYLES), train_samples=1200),
 }
+_RUN_AND_LAYER = ("case", "seed", "variant", "layer")
+_FIXED = ("normalizers", "channels", "reduction", "reduced")
 PROBED, EVERY = 64, 21
 """Test images that are looked at, and training steps between two looks."""
 TUNED_PROBED, TUNED_EVERY, TUNED_STEPS, TUNED_RATE = 8, 4, 60, 3e-3
@@ -108,15 +110,42 @@ def read(path: Path) -> dict[str, Any]:
     if differing:
         got = ", ".join(f"{key} {found['machine'].get(key)} instead of {here[key]}" for key in differing)
         raise RuntimeError(f"{path}: expected measurements of this machine, got {got}: move the file away")
-    return found
+    return {**found, "rows": by_step(found["rows"])}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write the file, a row a line."""
+    """Write the file, a line a layer of a run, its values a list over the steps."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in result["rows"])
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in by_layer(result["rows"]))
     with whole_file(path) as file:
         file.write(f'{{"machine": {json.dumps(result["machine"])},\n"rows": [\n{lines}\n]}}\n')
+
+
+def by_layer(rows: list[Row]) -> list[Row]:
+    """One row for all steps of a layer in a run."""
+    layers: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        own = layers.setdefault(
+            tuple(row[key] for key in _RUN_AND_LAYER), {key: row[key] for key in (*_RUN_AND_LAYER, *_FIXED)}
+        )
+        for key in sorted(row.keys() - {*_RUN_AND_LAYER, *_FIXED}):
+            own.setdefault(key, []).append(row[key])
+    for own in layers.values():
+        norms = own["gradients"]
+        own["gradients"] = {key: [one[key] for one in norms] for key in norms[0]}
+    return list(layers.values())
+
+
+def by_step(layers: list[Row]) -> list[Row]:
+    """A row a step of each row of `by_layer`, as they came."""
+    rows = []
+    for own in layers:
+        fixed = {key: own[key] for key in (*_RUN_AND_LAYER, *_FIXED)}
+        norms = own["gradients"]
+        for k in range(len(own["step"])):
+            moving = {key: own[key][k] for key in own.keys() - fixed.keys() - {"gradients"}}
+            rows.append(fixed | moving | {"gradients": {key: norms[key][k] for key in norms}})
+    return rows
 
 
 # --- the cases
@@ -245,10 +274,10 @@ def output_deviations(layers: Sequence[tuple[str, nn.Module]], found: dict[str, 
 
 
 def rounded(value: Tensor | float) -> Any:
-    """The value, or the list of a tensor's, to five digits."""
+    """The value, or the list of a tensor's, to four digits."""
     if isinstance(value, Tensor) and value.dim():
         return [rounded(one) for one in value.tolist()]
-    return float(f"{float(value):.5g}")
+    return float(f"{float(value):.4g}")
 
 
 # --- the table
@@ -260,13 +289,22 @@ def table(rows: list[Row]) -> str:
     kept = {
         (row["layer"], row["variant"]): row for row in rows if (row["case"], row["step"]) == ("styled", last)
     }
-    heading = ["layer", "C", "C/r", "std v / mean v", "\\|h\\| > 0.9", "std of λ", "gradient at λ"]
+    heading = [
+        "layer",
+        "C",
+        "C/r",
+        "std v / mean v",
+        "std FC₁ is given",
+        "\\|h\\| > 0.9",
+        "std of λ",
+        "gradient at λ",
+    ]
     lines = []
     for name in dict.fromkeys(layer for layer, _ in kept):
         pair = [kept[name, variant] for variant in VARIANTS]
         cells = [
-            [str(r["reduced"]), f"{r['v_spread']:.2g}", f"{100 * r['saturated']:.0f} %",
-             f"{max(r['ratio_std']):.1g}", f"{r['gradients']['ratio']:.1g}"]
+            [str(r["reduced"]), f"{r['v_spread']:.2g}", f"{r['seen_std_norm']:.2g}",
+             f"{100 * r['saturated']:.0f} %", f"{max(r['ratio_std']):.1g}", f"{r['gradients']['ratio']:.1g}"]
             for r in pair
         ]  # fmt: skip
         both = [" / ".join(values) for values in zip(*cells, strict=True)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLES = {"styled": "styled digits", "fashion": "styled Fashion-MNIST"}
-GATES = {"published": "published gate", "standardised, rate 30": "standardised, r 2, mean_std, rate 30"}
+GATES = {"published": "published gate", "standardised, rate 30": "standardised, rate 30"}
 _LIGHT = "#c3d6ee"
 """Colour of the first layer; that of the last is the deepest of a matrix."""
 
@@ -26,9 +26,9 @@ def draw_spread(result: Result) -> Figure | None:
     if not cases:
         return None
     quantities: dict[str, Callable[[Row], float]] = {
-        "std of v / mean of v": lambda row: row["v_spread"],
-        "std of what FC₁ is given": lambda row: row["seen_std_norm"],
-        "std of λ": lambda row: max(row["ratio_std"]),
+        "std of v / mean of v\nover samples": lambda row: row["v_spread"],
+        "std over samples\nof what FC₁ is given": lambda row: row["seen_std_norm"],
+        "std of λ\nover samples": lambda row: max(row["ratio_std"]),
     }
     panels_of = [(case, variant) for case in cases for variant in GATES]
     figure, panels = canvas(len(quantities), len(panels_of), 6.6, sharex=True, sharey="row")
@@ -38,13 +38,13 @@ def draw_spread(result: Result) -> Figure | None:
             axes = panels[line][column]
             draw_layers(axes, rows, value)
             if column == 0:
-                plain_log(axes, "y", [10.0**power for power in range(-5, 3)])
-                axes.set_ylabel(f"{label}, over samples", fontsize=SMALL)
-        short = "published gate" if variant == "published" else "standardised, rate 30"
-        panels[0][column].set_title(f"{TITLES[case]}\n{short}", loc="left", fontsize=TITLE - 1)
+                plain_log(axes, "y", [10.0**power for power in range(-8, 3)])
+                axes.set_ylabel(label, fontsize=SMALL)
+        panels[0][column].set_title(f"{TITLES[case]}\n{GATES[variant]}", loc="left", fontsize=TITLE - 1)
         panels[-1][column].set_xlabel("training step", fontsize=SMALL)
-    more = "digits_resnet, 17 layers, 64 fixed images in training mode. std of v, and of what FC₁ is given: "
-    more += "root of the sum over the K² entries; of λ: the normalizer whose λ differs most.\n"
+    count = len({row["layer"] for row in result["rows"] if row["case"] in cases})
+    more = f"digits_resnet, {count} layers, 64 fixed images in training mode. v and what FC₁ is given: "
+    more += "root of the sum of squares over the K² entries; λ: the normalizer whose λ differs most.\n"
     finish(figure, caption(result, more), columns=3, legend=panels[0][0])
     return figure
 
@@ -146,7 +146,7 @@ def draw_reduced(result: Result) -> Figure | None:
     ]
     for case, variant, marker, filled in series:
         own = last_of(rows, case, variant)
-        label = f"{TITLES[case]}, {'published' if filled else 'standardised, rate 30'}"
+        label = f"{TITLES[case]}, {GATES[variant]}"
         at = shifted([row["reduced"] for row in own], series.index((case, variant, marker, filled)) - 1.5)
         for axes, values in zip(
             panels, ([r["v_std_norm"] for r in own], [max(r["ratio_std"]) for r in own]), strict=True
@@ -162,13 +162,13 @@ def draw_reduced(result: Result) -> Figure | None:
         markersize=4.5,
         label="EfficientNet-Lite0, just converted",
     )
-    told = ("std of v over samples", "std of λ over samples, after training")
+    told = ("std of v over samples", "std of λ over samples, at the end of training")
     for axes, title in zip(panels, told, strict=True):
-        axes.set_xlabel("C/r, numbers by which the gate sees a row", fontsize=SMALL)
+        axes.set_xlabel("C/r", fontsize=SMALL)
         axes.set_title(title, loc="left", fontsize=TITLE)
         plain_log(axes, "x", [1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-        plain_log(axes, "y", [10.0**power for power in range(-5, 2)])
-    more = "One mark a layer, moved a little sideways. v: root of the sum over the K² entries; "
+        plain_log(axes, "y", [10.0**power for power in range(-8, 2)])
+    more = "One mark a layer, moved a little sideways. v: root of the sum of squares over the K² entries; "
     finish(
         figure,
         caption(result, more + "λ: the normalizer whose λ differs most.\n"),
