@@ -134,8 +134,8 @@ def with_options_of_norm(args: Sequence[str]) -> list[str]:
             path = None
     if path is None or not owner or owner == norm:
         return list(args)
-    if is_first_process():
-        print(f"norm {norm}: the options of {owner} in {path} are left out", file=sys.stderr, flush=True)
+    if is_first_process() and not any(arg.startswith("--print_config") for arg in args):
+        print(f"norm {norm}: the options of {owner} in {path} are left out", flush=True)
     return [*args, "--model.norm_options", "null"]
 
 

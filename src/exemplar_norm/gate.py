@@ -52,8 +52,8 @@ class Gate(nn.Module):
     What FC₁ sees of them is v itself ("plain", published), or, our extensions,
 
         "standardised": (v − E v) / sqrt(Var v + (10⁻³ E v)² + 10⁻¹²), with moving averages over the training
-            samples of earlier batches as constants. Between samples v varies by little beside its mean: this
-            is what makes λ differ between them.
+            samples of earlier batches as constants. Left to itself v differs between samples by so little,
+            in size or beside its mean, that λ does not.
         "scale_free": v / (10⁻⁶ + Σ_k v_kk / K).
 
     Args:

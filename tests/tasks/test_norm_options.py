@@ -35,7 +35,7 @@ def file_of(tmp_path):
 def test_another_norm_on_the_command_line(file_of, capsys, more, is_left_out):
     line = ["fit", "--config", file_of("a", EN), *more]
     assert with_options_of_norm(line) == line + LEFT_OUT * is_left_out
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert ("norm sn: the options of en in" in said and "a.yaml are left out" in said) is is_left_out
 
 
