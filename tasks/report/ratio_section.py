@@ -44,10 +44,13 @@ def ratio_sections(folder: Path, data: BaseDataModule | None = None) -> list[Sec
 
     dying = read_dying(folder)
     epochs = [epoch for epoch in read_ratios(folder) if epoch.split == "val"]
-    return [
-        *([Section("Layers that die", lambda: _dying(dying))] if dying else []),
-        *([Section("Ratios of the normalizers", lambda: _section(folder, epochs, data))] if epochs else []),
-    ]
+    found = []
+    if dying:
+        found.append(Section("Layers that die", lambda: _dying(dying), at_top=True))
+    if epochs:
+        found.append(Section("Ratios of the normalizers", lambda: _mixed(folder, epochs, data), at_top=True))
+        found.append(Section("Ratios over epochs", lambda: _course(folder, epochs)))
+    return found
 
 
 def _dying(found: Sequence[Dying]) -> Html:
@@ -60,23 +63,23 @@ def _dying(found: Sequence[Dying]) -> Html:
     return page.join([text, page.table(header, rows, "Layers whose output dies", "lrrr")])
 
 
-def _section(folder: Path, epochs: Sequence[Epoch], data: BaseDataModule | None) -> Html:
+def _mixed(folder: Path, epochs: Sequence[Epoch], data: BaseDataModule | None) -> Html:
+    """What each layer mixes at the end, and which samples take what."""
     from tasks.ratios import figures
-    from tasks.ratios.table import read_by_class
 
     layers = epochs[-1].layers
     bars = figures.composition(layers, "What each layer mixes")
     first = figures.Album().add(bars, "composition", "Mean ratio of each normalizer by layer")
+    told = page.paragraph(f"{_told(epochs)} {_worth(folder, layers)}".strip())
+    return page.join([told, page.grid([first, _samples(folder, layers, data)])])
+
+
+def _course(folder: Path, epochs: Sequence[Epoch]) -> Html:
+    from tasks.ratios import figures
+    from tasks.ratios.table import read_by_class
+
     by_class = read_by_class(folder)
-    return page.join(
-        [
-            page.paragraph(f"{_told(epochs)} {_worth(folder, layers)}".strip()),
-            page.grid([first, _samples(folder, layers, data)]),
-            page.subheading("Over epochs"),
-            _over_epochs(epochs, figures.Album()),
-            *([_classes(by_class)] if by_class else []),
-        ]
-    )
+    return page.join([_over_epochs(epochs, figures.Album()), *([_classes(by_class)] if by_class else [])])
 
 
 def _worth(folder: Path, layers: Sequence[LayerRatios]) -> str:

@@ -63,7 +63,10 @@ def test_table_numbers_and_page(run, tmp_path, capsys):
     assert {"heat.png", "heat.svg", "space-classes.png", "atypical.png"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
-    assert [section.title for section in ratio_sections(folder)] == ["Ratios of the normalizers"]
+    assert [section.title for section in ratio_sections(folder)] == [
+        "Ratios of the normalizers",
+        "Ratios over epochs",
+    ]
 
 
 @pytest.mark.slow
