@@ -81,7 +81,7 @@ def _average(model: nn.Module, layers: list[nn.Module], batches: Iterable[Any]) 
         var.fill_(1)
         count.zero_()
         layer.momentum = None  # type: ignore[assignment]
-        layer.train()
+        layer.training = True  # not its gate, whose averages are none of these
     device = _statistics(layers[0])[0].device
     for batch in batches:
         model(_input(batch).to(device))

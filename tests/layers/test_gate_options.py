@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from exemplar_norm import NORMS, ExemplarNorm2d, backend, convert_norm, record_ratios
+from exemplar_norm import NORMS, ExemplarNorm2d, backend, calibrate, convert_norm, record_ratios
 from tests.layers.layer_cases import (
     DEVICE,
     FORMS,
@@ -80,6 +80,15 @@ def test_averages_of_the_correlations(form):
     before = copy.deepcopy(gate.state_dict())
     layer.eval()(batches[0].to(DEVICE))
     assert all(torch.equal(value, before[name].to(value)) for name, value in gate.state_dict().items())
+
+
+def test_calibration_leaves_the_gate_alone():
+    layer = case_of(correlations="standardised").build(torch.float32, training=False)
+    before = copy.deepcopy(layer.state_dict())
+    calibrate(layer, torch.randn(3, 4, 6, 3, 3))
+    changed = {name for name, value in layer.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    assert not layer.training and not layer.gate.training
 
 
 def correlations_of(layer: ExemplarNorm2d, x: torch.Tensor) -> torch.Tensor:
