@@ -1,7 +1,8 @@
 """The positive control: digits of which one half must be seen at any contrast, and the other half by it.
 
 What is good for one half is bad for the other: a normalizer that takes a sample's contrast away makes the
-digits easy and the contrast levels impossible. The choice must depend on the sample.
+digits easy and the contrast levels hard. A choice that depends on the sample pays, though one mixture for all
+samples can do as well.
 """
 
 from __future__ import annotations
