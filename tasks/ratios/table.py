@@ -131,7 +131,7 @@ def read_by_class(folder: Path) -> ClassRatios | None:
             (
                 columns.setdefault((row["layer"], row["normalizer"]), len(columns)),
                 classes.setdefault(row["class"], len(classes)),
-                float(row["mean"]),
+                _value(row["mean"]),
             )
             for row in rows
         ]
@@ -151,7 +151,9 @@ def _by_layer(rows: Iterable[dict[str, str]]) -> Iterable[tuple[object, Iterable
 
 def _layer(rows: list[dict[str, str]]) -> LayerRatios:
     first = rows[0]
-    mean, std, largest = (np.array([float(row[name]) for row in rows]) for name in ("mean", "std", "largest"))
+    mean, std, largest = (
+        np.array([_value(row[name]) for row in rows]) for name in ("mean", "std", "largest")
+    )
     return LayerRatios(
         layer=first["layer"],
         kind=first["kind"],
@@ -161,9 +163,9 @@ def _layer(rows: list[dict[str, str]]) -> LayerRatios:
         mean=mean,
         std=std,
         largest=largest,
-        entropy=float(first["entropy"]),
-        spread=float(first["spread"]),
-        between=float(first["between"] or "nan"),
+        entropy=_value(first["entropy"]),
+        spread=_value(first["spread"]),
+        between=_value(first["between"]),
     )
 
 
@@ -201,3 +203,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.7g}"
+
+
+def _value(text: str) -> float:
+    """What `_number` wrote: after a divergence λ is no number."""
+    return float(text or "nan")

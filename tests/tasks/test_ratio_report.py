@@ -13,7 +13,15 @@ from tasks.ratios.by_sample import SampleRatios, write_by_sample
 from tasks.ratios.dying import Dying
 from tasks.ratios.run_figures import extremes, shown_classes, varying
 from tasks.ratios.survey import LayerRatios
-from tasks.ratios.table import ClassRatios, Epoch, append_by_class, append_dying, append_ratios
+from tasks.ratios.table import (
+    ClassRatios,
+    Epoch,
+    append_by_class,
+    append_dying,
+    append_ratios,
+    read_by_class,
+    read_ratios,
+)
 from tasks.ratios.worth import Way, Worth, write_worth
 from tasks.report.facts import RunFacts
 from tasks.report.page import Section, write_page
@@ -226,3 +234,18 @@ def test_two_classes_fill_the_strip_too(tmp_path):
     text = training_pictures(data := Two()).build()
     assert text.count("<img") == 8
     assert data.asked == [("train", index) for index in (1, 2, 4, 5, 0, 3, 7, 8)]
+
+
+def test_ratios_that_are_no_numbers_are_read(tmp_path):
+    run_of(tmp_path)
+    by_class = np.full((3, 3), np.nan)
+    lost = replace(layer("second", np.nan, np.nan, by_class=by_class), mean=np.full(3, np.nan))
+    when = Epoch(2, 8, "val", [layer("first", 0.002, by_class=np.full((3, 3), 1 / 3)), lost])
+    append_ratios(tmp_path, when)
+    append_by_class(tmp_path, when, ["zero", "one", "two"])
+    first, second = read_ratios(tmp_path)[-1].layers
+    np.testing.assert_allclose(first.mean, [0.2, 0.3, 0.5])
+    assert np.isnan([*second.mean, *second.std, second.spread]).all()
+    means = read_by_class(tmp_path).means
+    np.testing.assert_allclose(means[-1, :3], 1 / 3, atol=1e-6)
+    assert np.isnan(means[-1, 3:]).all() and not np.isnan(means[:-1]).any()
