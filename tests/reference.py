@@ -62,7 +62,7 @@ def gate(
     if correlations == "standardised":
         pairs = zip(params["gate.correlation_mean"], params["gate.correlation_var"], strict=True)
         v = [
-            (value - mean) / torch.sqrt(var + (1e-3 * mean) ** 2 + 1e-12)
+            (value - mean) / torch.sqrt(var + (1e-3 * mean) ** 2) if var > 1e-12 else 0 * value
             for value, (mean, var) in zip(v, pairs, strict=True)
         ]
 

@@ -130,6 +130,11 @@ class ExemplarNorm(MomentLayer):
         """Factor on the gradients of FC₂."""
         return self.gate.rate
 
+    @property
+    def given_rate(self) -> float | None:
+        """What makes another layer learn as this one: its `gate_rate`, None where nothing has set it."""
+        return self.gate.rate if self._rate_is_given or self.gate.rate != 1 else None
+
     def slow_gate(self) -> None:
         """Set `gate_rate` to 1/C, unless one was given: for a layer that is a trained layer's function.
 

@@ -7,7 +7,7 @@ R = reduction, G = D / R.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,36 @@ _MOMENTUM = 0.1
 _FLOOR = 1e-3
 """Deviation of a correlation, as a share of its mean, below which it is not enlarged: mostly rounding."""
 _TINY = 1e-6
-"""Least deviation, and least size, by which correlations are divided."""
+"""Deviation of a correlation up to which it counts as constant; added to the size that one is divided by."""
+_FORWARDS = 8
+"""Forward passes for which one copy of the averages is used, unless the weights are changed before."""
+
+
+@torch.library.custom_op("exemplar_norm::kept", mutates_args=())
+def _kept(value: Tensor) -> Tensor:
+    """A copy that a compiled backward pass does not make again, from what was moved in the meantime."""
+    return value.clone()
+
+
+@_kept.register_fake
+def _(value: Tensor) -> Tensor:
+    return torch.empty_like(value)
+
+
+class _Averages(NamedTuple):
+    """The averages of the correlations as forward passes use them.
+
+    Attributes:
+        version: Of the weights when the copy was made: an optimiser that changes them raises it.
+        uses: How many forward passes have used it.
+        mean: E v.
+        factor: 1 / the deviation by which is divided; 0 for what does not vary.
+    """
+
+    version: int
+    uses: int
+    mean: Tensor
+    factor: Tensor
 
 
 def largest_divisor(number: int, limit: int) -> int:
@@ -51,9 +80,9 @@ class Gate(nn.Module):
 
     What FC₁ sees of them is v itself ("plain", published), or, our extensions,
 
-        "standardised": (v − E v) / sqrt(Var v + (10⁻³ E v)² + 10⁻¹²), with moving averages over the training
-            samples of earlier batches as constants. Left to itself v differs between samples by so little,
-            in size or beside its mean, that λ does not.
+        "standardised": (v − E v) / sqrt(Var v + (10⁻³ E v)²), and 0 where Var v ≤ 10⁻¹², with moving averages
+            over the training samples of earlier steps as constants. Left to itself v differs between samples
+            by so little, in size or beside its mean, that λ does not.
         "scale_free": v / (10⁻⁶ + Σ_k v_kk / K).
 
     Args:
@@ -103,12 +132,13 @@ class Gate(nn.Module):
             self.register_buffer("correlation_var", torch.ones(K * K, device=device, dtype=dtype))
             batches = torch.zeros((), dtype=torch.long, device=device)
             self.register_buffer("correlation_batches", batches)
-        self._used: tuple[Tensor, Tensor] | None = None
+        self._used: _Averages | None = None
         self._observers: set[int] = set()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the hidden layers anew, set FC₂ to its start and forget the averages."""
+        self._used = None
         self.conv.reset_parameters()
         self.fc1.reset_parameters()
         if self.start == "random":
@@ -130,8 +160,8 @@ class Gate(nn.Module):
         # With all weights in the statistics' precision a half-precision network keeps a float32 gate.
         weight, bias = fc1.weight.to(dtype), fc1.bias.to(dtype)
         if self.correlations == "standardised":
-            mean, std = self._averages(dtype)
-            weight = weight / std
+            mean, factor = self._averages(dtype)
+            weight = weight * factor
             bias = bias - weight @ mean
         return conv, weight, bias, fc2.weight.to(dtype), fc2.bias.to(dtype)
 
@@ -143,15 +173,35 @@ class Gate(nn.Module):
         return fixed + (weight - fixed) * self.rate
 
     def _averages(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the correlations (K²); under recomputation those that were used before."""
-        if self._used is not None and is_recomputation():
-            return self._used
+        """E v (K²) and what deviations from it are multiplied by.
+
+        In training a copy, as `follow` moves the averages behind the forward pass: the same one between two
+        steps of the optimiser, so that activation checkpointing computes again what it computed before.
+        """
+        if not self.training:
+            return self._standardisation(dtype)
+        if torch.compiler.is_compiling():
+            mean, factor = self._standardisation(dtype)
+            return _kept(mean), _kept(factor)
+        if torch._C._are_functorch_transforms_active():  # whose tensors must not be kept
+            mean, factor = self._standardisation(dtype)
+            return mean.clone(), factor
+        used, version = self._used, self.fc1.weight._version
+        is_old = used is None or used.version != version or used.uses >= _FORWARDS or used.mean.dtype != dtype
+        if used is None or (is_old and not is_recomputation()):
+            mean, factor = self._standardisation(dtype)
+            used = _Averages(version, 0, mean.clone(), factor)
+        if not is_recomputation():
+            used = used._replace(uses=used.uses + 1)
+        self._used = used
+        return used.mean, used.factor
+
+    def _standardisation(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         mean, var = self.correlation_mean.to(dtype), self.correlation_var.to(dtype)
-        # A copy: what comes next moves the averages.
-        used = mean.clone(), (var + (_FLOOR * mean).square() + _TINY**2).sqrt()
-        if self.training and not torch.compiler.is_compiling():
-            self._used = used
-        return used
+        # A quotient by next to nothing would be 0 in the output and rounding in the gradients.
+        varies = var > _TINY**2
+        spread = torch.where(varies, var + (_FLOOR * mean).square(), 1.0)
+        return mean, varies.to(dtype) * spread.rsqrt()
 
     @torch.no_grad()
     def follow(self, v_NK2: Tensor, sync: bool, group: ProcessGroup | None) -> None:

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from exemplar_norm.base import MomentLayer
 from exemplar_norm.batch import BatchNorm
+from exemplar_norm.exemplar import ExemplarNorm
 from exemplar_norm.registry import NORMS, NormBuilder
 
 
@@ -98,6 +99,8 @@ def setting(layer: nn.Module, option: str) -> Any:
     if option == "hidden":
         mlp: Any = getattr(layer, "gate", layer)
         return mlp.fc1.out_features
+    if option == "gate_rate" and isinstance(layer, ExemplarNorm):
+        return layer.given_rate
     if option == "groups" and isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     return getattr(layer, option)

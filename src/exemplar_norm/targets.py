@@ -55,6 +55,8 @@ class _Built:
     def __init__(self, builder: NormBuilder, options: dict[str, Any]) -> None:
         self.builder = builder
         self.options = options
+        if options.get("gate_rate", 0) is None:  # None is a layer's own, where it has one
+            self.options = {key: value for key, value in options.items() if key != "gate_rate"}
         placed = sorted({"device", "dtype"} & set(options))
         if placed:
             raise ValueError(f"options: expected no {placed[0]}: every replacement has that of its source")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from exemplar_norm import NORMS, ExemplarNorm2d, backend, calibrate, convert_norm, record_ratios
+from exemplar_norm import NORMS, ExemplarNorm2d, backend, calibrate, convert_norm, load_weights, record_ratios
 from tests.layers.layer_cases import (
     DEVICE,
     FORMS,
@@ -123,6 +123,110 @@ def test_recomputation_uses_the_averages_of_the_first_forward():
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+def test_two_forwards_of_a_step_are_computed_again_as_they_were():
+    from torch.utils.checkpoint import checkpoint
+
+    layer = Case("en", 6, options={"reduction": 3, "correlations": "standardised"}).build()
+    twin = copy.deepcopy(layer)
+    views = torch.randn(2, 4, 6, 3, 3, dtype=torch.float64)
+    for module, again in ((layer, True), (twin, False)):
+        for _ in range(2):
+            module.zero_grad()
+            losses = [
+                (checkpoint(module, x, use_reentrant=False) if again else module(x)).pow(3).sum()
+                for x in views
+            ]
+            sum(losses).backward()
+            with torch.no_grad():  # a step of an optimiser
+                for parameter in module.parameters():
+                    parameter.sub_(0.01 * parameter.grad)
+    for (name, value), other in zip(layer.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(
+            value, other, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_averages_are_used_from_the_next_step_on():
+    layer = Case("en", 6, options={"reduction": 3, "correlations": "standardised"}).build()
+    mean = layer.gate.correlation_mean.clone()
+    used = []
+    for step in range(2):
+        for _ in range(2):
+            layer(torch.randn(4, 6, 3, 3, dtype=torch.float64))
+            used.append(layer.gate._used.mean)
+        if step == 0:
+            moved = layer.gate.correlation_mean.clone()
+            with torch.no_grad():
+                layer.gate.fc1.weight.mul_(1.0)  # what an optimiser does, seen by its version
+    assert torch.equal(used[0], mean) and torch.equal(used[1], mean)
+    assert torch.equal(used[2], moved) and torch.equal(used[3], moved) and not torch.equal(moved, mean)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", "aot_eager_decomp_partition"])
+def test_compiled_gradients(compiler):
+    """The backward pass must not read the averages that the forward pass has moved."""
+    plain = Case("en", 6, options={"reduction": 3, "correlations": "standardised"}).build()
+    compiled = copy.deepcopy(plain)
+    x, upstream = torch.randn(2, 5, 6, 3, 3, dtype=torch.float64)
+    y, want = layer_gradients(plain, x, upstream)
+    run = torch.compile(compiled, backend=compiler, fullgraph=True)
+    leaf = x.clone().requires_grad_()
+    got = run(leaf)
+    torch.testing.assert_close(got, y, rtol=1e-9, atol=1e-9)
+    got.backward(upstream)
+    grads = {"x": leaf.grad} | {name: p.grad for name, p in compiled.named_parameters()}
+    assert_same_gradients(grads, want, 1e-9)
+    torch.testing.assert_close(compiled.gate.correlation_var, plain.gate.correlation_var)
+
+
+def test_gradients_of_what_does_not_vary_do_not_drown_the_others():
+    """The row of "in" is zero for all samples: divided by its deviation it would be rounding times 10⁶."""
+    layer = Case("en", 32, options={"reduction": 2, "correlations": "standardised"}).build(torch.float32)
+    x, upstream = torch.randn(2, 8, 32, 5, 5)
+    for _ in range(3):
+        layer(x)
+        layer.gate._used = None
+    double = copy.deepcopy(layer).double()
+    want = layer_gradients(double, x.double(), upstream.double())[1]["x"]
+    for form in ("reference", "eager"):
+        with backend(form):
+            got = layer_gradients(copy.deepcopy(layer), x, upstream)[1]["x"]
+        # float32 through some hundred sums; it was 1e-2 in the plain form.
+        assert (got.double() - want).abs().max() < 1e-4 * want.abs().max(), form
+
+
+def test_a_gate_learns_which_samples_want_what():
+    """Half of the samples are to lose their contrast, the others keep it; the spread of channel 0 tells."""
+    torch.manual_seed(0)
+    layer = ExemplarNorm2d(4, ("in", "bn"), reduction=2, descriptor="mean_std", correlations="standardised")
+    for parameter in (layer.weight, layer.bias):
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in layer.parameters() if p.requires_grad], 0.5, momentum=0.9)
+    for _ in range(300):
+        keeps = torch.rand(32) < 0.5
+        x = torch.randn(32, 4, 6, 6) * torch.exp(torch.randn(32, 1, 1, 1))
+        x[:, 0] = torch.randn(32, 6, 6) * torch.where(keeps, 4.0, 0.5)[:, None, None]
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+        by_batch = (x - mean) / (var + 1e-5).sqrt()
+        wanted = torch.where(keeps[:, None, None, None], by_batch, nn.functional.instance_norm(x))
+        optimizer.zero_grad()
+        with record_ratios(layer) as ratios:
+            (layer(x)[:, 1:] - wanted[:, 1:]).square().mean().backward()
+        optimizer.step()
+    share = ratios[""][:, 1]
+    assert share[keeps].mean() - share[~keeps].mean() > 0.5  # 0.9 seen; λ that is the same for all has 0
+
+
+@pytest.mark.slow
+def test_samples_choose_on_the_positive_control():
+    from benchmarks.gate_choice import run
+
+    row = run("control", "standardised, rate 9", seed=4)
+    assert row["top1"] > 0.9  # 0.99 seen
+    assert row["top1"] - row["shuffled"] > 0.05  # 0.51 seen
+    assert row["largest_gap"] > 0.3  # 0.61 seen
+
+
 def test_the_last_layer_may_start_at_random():
     assert not ExemplarNorm2d(8).gate.fc2.weight.any()
     layer = ExemplarNorm2d(8, gate_start="random")
@@ -178,6 +282,12 @@ def test_a_converted_layer_learns_its_ratio_slowly():
     again = convert_norm(network, descriptor="mean")
     assert again[2] is network[2]
     assert convert_norm(network, momentum=0.5)[2].gate_rate == 1 / 16
+    assert convert_norm(network, gate_rate=None)[2].gate_rate == 1 / 16
+    # What was not given stays so, whatever is built anew: BatchNorm's weights then make the gate slow.
+    plain = convert_norm(convert_norm(nn.BatchNorm2d(16), preserve=False), momentum=0.5)
+    assert plain.gate_rate == 1.0
+    load_weights(plain, nn.BatchNorm2d(16).state_dict())
+    assert plain.gate_rate == 1 / 16
     with pytest.raises(ValueError, match='kept only with gate_start="zero"'):
         convert_norm(nn.BatchNorm2d(16), gate_start="random")
 
