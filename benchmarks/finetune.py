@@ -131,7 +131,7 @@ def resnet() -> Case:
         return built
 
     case = _fashion(network, plain)
-    return _fashion(lambda: _trained("resnet", network, case, batch=32, steps=400, rate=0.02), styled)
+    return _fashion(lambda: _trained("resnet", network, case, 32, 400, "sgd", 0.02), styled)
 
 
 def _fashion(build: Callable[[], nn.Module], prepare: Callable[[Tensor, int], Tensor]) -> Case:
@@ -171,7 +171,7 @@ def unet() -> Case:
 
     case = _scenes(network, [])
     moved = ["contrast", "brightness", "polarity"]
-    return _scenes(lambda: _trained("unet", network, case, batch=8, steps=500, rate=0.05), moved)
+    return _scenes(lambda: _trained("unet", network, case, 4, 1000, "adamw", 3e-3), moved)
 
 
 def _scenes(build: Callable[[], nn.Module], names: list[Any]) -> Case:
@@ -201,7 +201,13 @@ def _scenes(build: Callable[[], nn.Module], names: list[Any]) -> Case:
 
 
 def _trained(
-    name: str, build: Callable[[], nn.Module], case: Case, batch: int, steps: int, rate: float
+    name: str,
+    build: Callable[[], nn.Module],
+    case: Case,
+    batch: int,
+    steps: int,
+    optimizer_name: str,
+    rate: float,
 ) -> nn.Module:
     """The network trained with BatchNorm on a case, from its file where that is there."""
     path = TRAINED / f"{name}.pt"
