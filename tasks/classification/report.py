@@ -59,7 +59,7 @@ def _training(data: LabelledPictures) -> Html:
         for place in places
         for index in np.flatnonzero(labels == known[place])[:again]
     ][:_STRIP]
-    return figures.pictures(
+    strip = figures.pictures(
         [
             figures.picture(
                 data.picture("train", index),
@@ -69,6 +69,18 @@ def _training(data: LabelledPictures) -> Html:
             for label, index in shown
         ]
     )
+    told = _styles_in_words(data)
+    return page.join([page.paragraph(told, "note"), strip]) if told else strip
+
+
+def _styles_in_words(data: object) -> str:
+    """Which styles each training image has; empty for data without."""
+    held_back = getattr(data, "held_back", [])
+    styles = [style for style in getattr(data, "styles", None) or [] if style not in held_back]
+    if not styles:
+        return ""
+    *others, last = styles
+    return f"Each image under its own {', '.join(others)}{' and ' if others else ''}{last}."
 
 
 def classification_sections(outcome: Outcome | None, data: Pictures) -> list[Section]:

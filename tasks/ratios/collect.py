@@ -5,7 +5,7 @@ Legend: S samples, L layers, K normalizers, P = Σ K over layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ def collect(trained: Trained, split: str, limit: int, table: Path) -> Collected:
         table: Parquet file to write, where ratios are one per sample.
 
     Raises:
-        UserError: The network has no layer that mixes normalizers.
+        UserError: The network has no layer that mixes normalizers, or its λ are no numbers.
     """
     model, data = trained.model, trained.data
     static = static_ratios(model)
@@ -75,14 +75,13 @@ def collect(trained: Trained, split: str, limit: int, table: Path) -> Collected:
         if not static:
             norm = trained.facts["norm"]
             raise UserError(f"--ckpt: expected EN, SN or SSN layers, got norm {norm} in {trained.checkpoint}")
+        _check_numbers(trained, {layer.layer: layer.mean for layer in static})
         return Collected(trained, split, static, np.empty((0, 0), np.float32), np.empty(0, int), None, None)
     data.prepare_data()
     data.setup("fit" if split == "val" else "test")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    found, vectors, indices, labels = _survey(
-        model, data, loader_of(data, split, limit), device, split, table
-    )
+    found, vectors, indices, labels = _survey(trained, loader_of(data, split, limit), device, split, table)
     worth = measure_worth(trained, split, loader_of(data, split, limit), device, found, vectors)
     return Collected(
         trained, split, [*found, *static], vectors, indices, labels if (labels >= 0).any() else None, worth
@@ -93,14 +92,10 @@ Survey = tuple[list[LayerRatios], NDArray[np.float32], NDArray[np.int64], NDArra
 
 
 def _survey(
-    model: nn.Module,
-    data: BaseDataModule,
-    loader: DataLoader[Any],
-    device: torch.device,
-    split: str,
-    table: Path,
+    trained: Trained, loader: DataLoader[Any], device: torch.device, split: str, table: Path
 ) -> Survey:
     """Statistics by layer; λ (S, P), index and class (S) of each sample, the class below 0 for none."""
+    model, data = trained.model, trained.data
     survey = RatioSurvey(exemplar_layers(model), data.num_classes, device)
     parts: list[tuple[NDArray[Any], ...]] = []
     with ExitStack() as stack:
@@ -113,10 +108,21 @@ def _survey(
             known = torch.full_like(indices, -1) if labels is None else labels
             vectors = torch.cat([rows[name] for name in ran], 1).float()
             parts.append(tuple(part.cpu().numpy() for part in (vectors, indices, known)))
+            _check_numbers(trained, {name: rows[name].float().cpu().numpy() for name in ran})
             writer.write(*parts[-1])
     if not parts:
         raise UserError(f"--split: expected samples, got none in {split}")
     return survey.finish(), *(np.concatenate(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _check_numbers(trained: Trained, ratios: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse a network that diverged: nothing can be said about λ that are no numbers."""
+    lost = next((name for name, ratio in ratios.items() if not np.isfinite(ratio).all()), None)
+    if lost:
+        raise UserError(
+            f"--ckpt: expected a network whose λ are numbers, got others in {lost}, as after a training that "
+            f"diverged: {trained.checkpoint}"
+        )
 
 
 def _rows(

@@ -88,8 +88,11 @@ class Varying(NamedTuple):
 
 
 def varying(found: ClassRatios) -> Varying | None:
-    """The normalizer that differs most between the classes after the last epoch; None with one class."""
-    if len(found.classes) < 2:
+    """The normalizer that differs most between the classes after the last epoch.
+
+    None with one class, or where λ of a layer was no number in an epoch, as after a divergence.
+    """
+    if len(found.classes) < 2 or np.isnan(found.means).all(2).any():
         return None
     centred = found.means - np.nanmean(found.means, 2, keepdims=True)
     std = np.sqrt(np.nanmean(np.square(centred[-1]), 1))

@@ -188,7 +188,7 @@ def static_ratios(model: nn.Module) -> list[LayerRatios]:
                     samples=0,
                     mean=mean,
                     std=np.zeros_like(mean),
-                    largest=is_largest / is_largest.sum(),
+                    largest=is_largest / max(is_largest.sum(), 1),  # none where λ is no number
                     entropy=entropy,
                     spread=0.0,
                 )

@@ -83,11 +83,11 @@ def _course(folder: Path, epochs: Sequence[Epoch]) -> Html:
 
 
 def _worth(folder: Path, layers: Sequence[LayerRatios]) -> str:
-    """What the choice per sample is worth, where that was measured after the run; else what measures it."""
+    """How far the network leans on λ per sample, where that was measured after the run; else what does."""
     from tasks.ratios.table import RATIOS
     from tasks.ratios.worth import SHUFFLE, read_worth, worth_in_words
 
-    if layers[0].kind != "en":
+    if layers[0].kind != "en" or _lost(layers):
         return ""
     path = folder / "ratios" / SHUFFLE
     if path.is_file() and path.stat().st_mtime >= (folder / RATIOS).stat().st_mtime:
@@ -95,7 +95,7 @@ def _worth(folder: Path, layers: Sequence[LayerRatios]) -> str:
         if worth:
             return worth_in_words(worth)
     command = f"python -m tasks.ratios --ckpt {shlex.quote(str(folder))}"
-    return f"Whether the choice per sample matters for the score is told by {command}"
+    return f"How far the score leans on the λ of each sample is told by {command}"
 
 
 def _samples(folder: Path, layers: Sequence[LayerRatios], data: BaseDataModule | None) -> Html:
@@ -104,6 +104,8 @@ def _samples(folder: Path, layers: Sequence[LayerRatios], data: BaseDataModule |
     from tasks.ratios.run_figures import extremes
     from tasks.ratios.survey import STATIC, is_static
 
+    if _lost(layers):
+        return Html()
     if layers[0].kind != "en":
         return page.card("One mixture for all samples", "SN and SSN choose by layer, not by sample.", "")
     found = read_by_sample(folder)
@@ -217,6 +219,18 @@ def _over_epochs(epochs: Sequence[Epoch], album: Album) -> Html:
 def _told(epochs: Sequence[Epoch]) -> str:
     """The outcome in a sentence or two."""
     layers = epochs[-1].layers
+    if lost := _lost(layers):
+        since = epochs[-1].epoch
+        for epoch in reversed(epochs):
+            if not _lost(epoch.layers):
+                break
+            since = epoch.epoch
+        where = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
+        count = len({layer.layer for layer in layers})
+        return (
+            f"From epoch {since + 1} on λ was no number in {len(lost)} of {count} layers ({where}): "
+            "the training diverged."
+        )
     if layers[0].kind != "en":
         return (
             f"{len({layer.layer for layer in layers})} layers, each with one mixture of means and one of "
@@ -248,3 +262,8 @@ def in_words(layers: Sequence[LayerRatios]) -> str:
         f"deviation {largest}). Its spread is {spread:.2g} as a mean over layers; a constant has 0, one "
         f"normalizer alone for each sample 1.{share}"
     )
+
+
+def _lost(layers: Sequence[LayerRatios]) -> list[str]:
+    """Names of the layers whose λ is no number."""
+    return [*dict.fromkeys(layer.layer for layer in layers if np.isnan(layer.mean).any())]

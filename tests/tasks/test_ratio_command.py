@@ -107,6 +107,19 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     assert "lies in no run folder" in error_of(capsys, "--ckpt", alone)
 
 
+@pytest.mark.parametrize("norm", ["en", "sn"])
+def test_a_network_that_diverged_is_one_line(run, tmp_path, capsys, norm):
+    checkpoint = run(norm) / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=False)
+    for value in saved["state_dict"].values():
+        if value.is_floating_point():
+            value.fill_(float("nan"))
+    torch.save(saved, checkpoint)
+    error = error_of(capsys, "--ckpt", checkpoint, "--output", tmp_path / "out")
+    assert "expected a network whose λ are numbers, got others in " in error and str(checkpoint) in error
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 def test_samples_fall_into_the_groups_that_were_planted():
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 20)

@@ -249,3 +249,32 @@ def test_ratios_that_are_no_numbers_are_read(tmp_path):
     means = read_by_class(tmp_path).means
     np.testing.assert_allclose(means[-1, :3], 1 / 3, atol=1e-6)
     assert np.isnan(means[-1, 3:]).all() and not np.isnan(means[:-1]).any()
+
+
+def test_a_run_that_diverged_says_from_which_epoch_on(tmp_path):
+    run_of(tmp_path)
+    for epoch in (2, 3):
+        by_class = np.full((3, 3), np.nan)
+        lost = replace(layer("second", np.nan, np.nan, by_class=by_class), mean=np.full(3, np.nan))
+        when = Epoch(
+            epoch, 3 * epoch + 2, "val", [layer("first", 0.002, by_class=np.full((3, 3), 1 / 3)), lost]
+        )
+        append_ratios(tmp_path, when)
+        append_by_class(tmp_path, when, ["zero", "one", "two"])
+    text = page_of(tmp_path, data := Data())
+    assert "From epoch 3 on λ was no number in 1 of 2 layers (second): the training diverged." in text
+    assert "λ nan" not in text and "deviation nan" not in text and data.asked == []
+    assert "python -m tasks.ratios" not in text, "it would refuse this run"
+
+
+def test_the_strip_names_the_styles_of_training_images():
+    class Styled(Data):
+        styles, held_back = ["contrast", "polarity", "blur", "noise"], ["blur"]
+
+        def labels(self, split):
+            return np.arange(8)
+
+    assert "Each image under its own contrast, polarity and noise." in training_pictures(Styled()).build()
+    plain = Styled()
+    plain.styles = None
+    assert "under its own" not in training_pictures(plain).build()
