@@ -72,7 +72,7 @@ def replace_ratios(
 ) -> Iterator[None]:
     """Put other ratios in the place of λ, for the length of a `with` block.
 
-    What the choice per sample is worth is what the network loses without it:
+    How far a network leans on each sample's own λ is what it loses without it:
 
         with replace_ratios(model, "shuffled"):
             model(images)  # every sample is normalized as another one of its batch would be

@@ -1,4 +1,4 @@
-"""What the choice of λ per sample is worth, as a table and in a sentence."""
+"""How far a network leans on the λ of each sample, as a table and in words."""
 
 from __future__ import annotations
 
@@ -75,11 +75,14 @@ def read_worth(path: Path) -> Worth | None:
 
 
 def worth_in_words(worth: Worth) -> str:
-    """One sentence: what the choice per sample is worth, and whether more samples would have to say so."""
+    """How far this network leans on each sample's own λ, and whether more samples would have to say so.
+
+    It says nothing of what the choice gains: a network that was trained without it would do otherwise.
+    """
     way = worth.ways[SHUFFLED]
     if math.isnan(worth.own):
         return (
-            f"Without true classes the choice per sample has no price; {_percent(way.kept)} of the "
+            f"Without true classes there is no score; {_percent(way.kept)} of the "
             "predictions stay as they are when λ is shuffled between samples."
         )
     points, error = 100 * (worth.own - way.value), 100 * 2 * way.error
@@ -91,17 +94,18 @@ def worth_in_words(worth: Worth) -> str:
     if points > 0 and not points <= error:
         return (
             f"Shuffling λ between samples costs {points:.2g} points ({numbers}): "
-            "that is what the choice per sample is worth here."
+            "so far does this network lean on each sample's own λ. Whether choosing gains anything, only a "
+            "network trained with one λ for all samples can tell."
         )
     if points < 0 and not -points <= error:
         return (
             f"Shuffling λ between samples gains {-points:.2g} points ({numbers}): "
-            "the choice per sample does harm here."
+            "this network does better with the λ of other samples."
         )
     changed = "leaves the score as it is" if points == 0 else f"changes the score by {-points:+.2g} points"
     return (
         f"Shuffling λ between samples {changed} ({numbers}): "
-        "the choice per sample is worth nothing that these samples can show."
+        "these samples do not show that this network leans on each sample's own λ."
     )
 
 

@@ -228,9 +228,11 @@ def test_the_table_comes_back_as_it_was_written(tmp_path):
 def test_the_sentence_says_what_the_numbers_do():
     told = worth_in_words(WORTH)
     assert "costs 3 points (top-1 95.00 → 92.00 % on 1,000 test samples, ± 0.8)" in told
-    assert "worth nothing that these samples can show" in worth_in_words(with_shuffled(value=0.945))
+    assert "so far does this network lean on each sample's own λ." in told
+    assert "only a network trained with one λ for all samples can tell" in told
+    assert "do not show that this network leans on" in worth_in_words(with_shuffled(value=0.945))
     assert "changes the score by -0.5 points" in worth_in_words(with_shuffled(value=0.945))
-    assert "does harm here" in worth_in_words(with_shuffled(value=0.97))
+    assert "gains 2 points" in worth_in_words(with_shuffled(value=0.97))
     assert "leaves the score as it is" in worth_in_words(with_shuffled(value=0.95, error=0.0))
     assert "costs 3 points" in worth_in_words(with_shuffled(error=NAN))
     assert "90.0 % of the predictions stay" in worth_in_words(replace(with_shuffled(value=NAN), own=NAN))
