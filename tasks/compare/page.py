@@ -116,8 +116,14 @@ def _tables(summaries: Sequence[Summary], how: str) -> Html:
 def _as_html(table: Rows, label: str) -> Html:
     header, rows = table
     align = "".join("l" if name in _WORDS else "r" for name in header)
-    cells = [[page.swatch(norm_color(row[0]), row[0]), *row[1:]] for row in rows]
-    return page.table(header, cells, label, align)
+    names = header[1:]
+    cells = [[page.swatch(norm_color(norm), norm), *(map(_cell, names, values))] for norm, *values in rows]
+    return page.table(header, cells, label, align, "compared")
+
+
+def _cell(name: str, value: str) -> Html | str:
+    """Words keep lines that are worth reading, rather than to fold to one number each."""
+    return Html(f'<div class="words">{page.html(value)}</div>') if name in _WORDS else value
 
 
 def _failures(failed: Sequence[Result]) -> Html:
