@@ -232,7 +232,7 @@ def _trained(
 
 
 def _trained_by_the_suite(network: nn.Module) -> nn.Module:
-    """The network with the weights of a BatchNorm run of conf/segmentation/digits.yaml, which is made once."""
+    """The network with the weights of a BatchNorm run of conf/segmentation/digits.yaml, made once."""
     checkpoint = TRAINED / "segmentation" / "unet" / "checkpoints" / "best.ckpt"
     if not checkpoint.exists():
         command = [
