@@ -30,7 +30,6 @@ from tasks.report import Section
 from tasks.samplers import seed_for
 from tasks.sparsity import SparsitySchedule
 
-
 GATE_RATES = "gate_rates"
 """Entry of a checkpoint: the factor on the gradients of each exemplar layer's FC₂."""
 
