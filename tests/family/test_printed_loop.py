@@ -19,6 +19,6 @@ def test_the_printed_loop_trains(capsys):
     names: dict[str, object] = {}
     exec(compile(block[1], str(PAGE), "exec"), names)
     assert sum(isinstance(m, ExemplarNorm2d) for m in names["model"].modules()) == 20
-    # One pass over 1,500 digits with a ResNet-18 that was not trained before: 0.70 to 0.79 seen, chance is 0.1.
+    # One pass over 1,500 digits with a ResNet-18 that was not trained before: 0.7 to 0.8 seen, chance 0.1.
     assert names["accuracy"] > 0.4
     assert "% of the digits" in capsys.readouterr().out
