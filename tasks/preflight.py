@@ -117,7 +117,7 @@ def with_options_of_norm(args: Sequence[str]) -> list[str]:
     A configuration that names a normalizer gives the options of that one. `--model.norm sn` behind it would
     find them unknown. What is left out is said.
     """
-    norm, owner, path = "", "", None
+    norm, owner, path, place = "", "", None, len(args)
     files = config_files(args)
     for position, option, value in _options(args):
         for file in (file for file in files if file.position == position):  # bases first
@@ -131,12 +131,13 @@ def with_options_of_norm(args: Sequence[str]) -> list[str]:
         if name == "model.norm":
             norm = value
         elif name.startswith("model.norm_options"):
-            path = None
+            place = min(place, position)
     if path is None or not owner or owner == norm:
         return list(args)
     if is_first_process() and not any(arg.startswith("--print_config") for arg in args):
         print(f"norm {norm}: the options of {owner} in {path} are left out", flush=True)
-    return [*args, "--model.norm_options", "null"]
+    # Before the first of the command line's own, which would else be added to them.
+    return [*args[:place], "--model.norm_options", "null", *args[place:]]
 
 
 def where_set(key: str, args: Sequence[str]) -> str:

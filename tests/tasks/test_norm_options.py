@@ -28,7 +28,6 @@ def file_of(tmp_path):
         (["--model.norm", "sn"], True),
         (["--model.norm=sn"], True),
         (["--model.norm", "sn", "--model.norm", "en"], False),
-        (["--model.norm", "gn", "--model.norm_options.groups", "8"], False),
         (["--model.norm_options.reduction", "4"], False),
     ],
 )
@@ -60,5 +59,9 @@ def test_another_norm_in_a_later_file_or_in_one_that_builds_on_it(file_of, later
 def test_the_task_then_takes_the_line(file_of):
     line = ["fit", "--config", file_of("a", EN)]
     assert _parsed("classification", line)["model"]["norm_options"] == {"reduction": 2}
+    gn = _parsed("classification", [*line, "--model.norm", "gn", "--model.norm_options.groups", "8"])["model"]
+    assert (gn["norm"], gn["norm_options"]) == ("gn", {"groups": 8})
+    en = _parsed("classification", [*line, "--model.norm_options.hidden", "8"])["model"]
+    assert en["norm_options"] == {"reduction": 2, "hidden": 8}
     sn = _parsed("classification", [*line, "--model.norm", "sn"])["model"]
     assert (sn["norm"], sn["norm_options"]) == ("sn", None)

@@ -184,11 +184,13 @@ def test_a_checkpoint_whose_shapes_fit_by_chance(fit, cli, small, runs, made_wit
 
 
 def test_defaults_written_out_are_the_same_architecture(fit, cli, small, runs):
-    assert fit("--trainer.max_epochs", "1", "--model.norm", "en").code == 0
+    plain = ("--model.norm", "en", "--model.norm_options", "null")
+    assert fit("--trainer.max_epochs", "1", *plain).code == 0
     last = runs / "digits/checkpoints/last.ckpt"
     common = ("test", "--config", DIGITS, "--config", small, "--ckpt_path", last)
     written_out = (
-        "--model.norm en --model.norm_options.normalizers [in,ln,bn] --model.norm_options.reduction 32"
+        "--model.norm en --model.norm_options null --model.norm_options.normalizers [in,ln,bn] "
+        "--model.norm_options.reduction 32"
     )
     assert cli(*common, *written_out.split()).code == 0
 
