@@ -175,7 +175,7 @@ def _inside(gate: Gate, descriptor_NKD: Tensor, K: int) -> dict[str, Any]:
     hidden_NH = torch.tanh(F.linear(given_NK2, weight1, bias1))
     seen_std = given_NK2.std(0, correction=0).view(K, K)
     if gate.correlations == "standardised":
-        seen_std = seen_std / gate._averages(descriptor_NKD.dtype)[1].view(K, K)
+        seen_std = seen_std * gate._averages(descriptor_NKD.dtype)[1].view(K, K)
     return {
         "z_rms": z_NKG.square().mean((0, 2)).sqrt(),
         "v_mean": v_NKK.mean(0),

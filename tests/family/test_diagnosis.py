@@ -72,7 +72,7 @@ def by_hand(layer, x):
         seen = seen / (v.diagonal(dim1=1, dim2=2).sum(1) / K + 1e-6)[:, None]
     if gate.correlations == "standardised":
         mean, var = gate.correlation_mean, gate.correlation_var
-        seen = (seen - mean) / (var + (1e-3 * mean) ** 2 + 1e-12).sqrt()
+        seen = (seen - mean) / (var + (1e-3 * mean) ** 2).sqrt()
     h = torch.tanh(seen @ gate.fc1.weight.T + gate.fc1.bias).detach()
     ratio = torch.softmax(h @ gate.fc2.weight.T + gate.fc2.bias, 1).detach()
     return z, v, seen.view(-1, K, K), h, ratio

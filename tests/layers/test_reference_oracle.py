@@ -96,7 +96,7 @@ def test_descriptor_of_the_instance_normalizer(monkeypatch):
     x = torch.randn(2, 6, 5, dtype=torch.float64)
     seen, gate = [], reference.gate
     monkeypatch.setattr(
-        reference, "gate", lambda rows, params: seen.append(torch.stack(rows[0])) or gate(rows, params)
+        reference, "gate", lambda rows, *others: seen.append(torch.stack(rows[0])) or gate(rows, *others)
     )
     reference.exemplar_norm(x, state(K=1, double=True), ("in",), descriptor="mean_std")
     want = torch.cat([torch.zeros(6), torch.ones(6)]).double()

@@ -26,7 +26,7 @@ def test_a_run_bounded_by_steps(fit, runs):
     assert outcome.code == 0, outcome.err
     rates = [float(row["train/lr"]) for row in rows_of(runs / "digits/metrics.csv") if row["train/lr"]]
     # Three batches an epoch: the warm-up is three steps long.
-    assert rates[:3] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1], rel=1e-6) and len(rates) == 5
+    assert rates[:3] == pytest.approx([0.05 / 3, 0.1 / 3, 0.05], rel=1e-6) and len(rates) == 5
 
 
 @pytest.mark.parametrize(

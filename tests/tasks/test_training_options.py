@@ -12,10 +12,10 @@ def test_the_learning_rate_follows_the_global_batch_and_the_log_says_so(fit, run
     options = ("--model.lr_batch", "256", "--trainer.accumulate_grad_batches", "2")
     outcome = fit(*options, "--model.schedule", "constant")
     assert outcome.code == 0, outcome.err
-    told = "learning rate 0.025 = 0.1 × 64/256: global batch 64 = 32 images × 1 processes × 2 accumulated"
+    told = "learning rate 0.0125 = 0.05 × 64/256: global batch 64 = 32 images × 1 processes × 2 accumulated"
     assert outcome.out.count(told) == 1
     groups = weights_of(runs)["optimizer_states"][0]["param_groups"]
-    assert [group["lr"] for group in groups] == [pytest.approx(0.025)] * len(groups)
+    assert [group["lr"] for group in groups] == [pytest.approx(0.0125)] * len(groups)
 
 
 def test_accumulated_batches_equal_one_large_batch(fit, runs):
