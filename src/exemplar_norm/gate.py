@@ -187,13 +187,14 @@ class Gate(nn.Module):
             mean, factor = self._standardisation(dtype)
             return mean.clone(), factor
         used, version = self._used, self.fc1.weight._version
-        is_old = used is None or used.version != version or used.uses >= _FORWARDS or used.mean.dtype != dtype
-        if used is None or (is_old and not is_recomputation()):
+        again = is_recomputation()
+        is_old = used is None or used.version != version or used.uses >= _FORWARDS
+        # A network that was moved or cast keeps the version of its weights.
+        is_elsewhere = used is None or used.mean.dtype != dtype or used.mean.device != self.fc1.weight.device
+        if used is None or is_elsewhere or (is_old and not again):
             mean, factor = self._standardisation(dtype)
             used = _Averages(version, 0, mean.clone(), factor)
-        if not is_recomputation():
-            used = used._replace(uses=used.uses + 1)
-        self._used = used
+        self._used = used if again else used._replace(uses=used.uses + 1)
         return used.mean, used.factor
 
     def _standardisation(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
